@@ -1,0 +1,66 @@
+"""Every error a user can meet, one class per cause that a user can act on.
+
+A message says what was wrong, where (file, line, field), and what to do. The command line prints it as
+one paragraph without a traceback and exits with the class's `exit_code`: 2 for bad input, 1 for a run
+that failed.
+"""
+
+from __future__ import annotations
+
+
+class LlamalabError(Exception):
+    """Anything llamalab refuses or cannot finish."""
+
+    exit_code = 2
+
+
+class ModelFileError(LlamalabError):
+    """A model file that is missing, damaged, or of a kind that cannot be run."""
+
+
+class ModelNotFound(ModelFileError):
+    """No model under that name or path."""
+
+
+class ConfigError(LlamalabError):
+    """A setting or option with a wrong name or value."""
+
+
+class InputError(LlamalabError):
+    """Input text, ids or messages that cannot be used."""
+
+
+class SchemaError(LlamalabError):
+    """A JSON schema or grammar that cannot be compiled."""
+
+
+class TemplateMissing(LlamalabError):
+    """A chat template that is absent where one is needed, unknown, or that does not render."""
+
+
+class ContextOverflow(LlamalabError):
+    """More tokens than the context holds.
+
+    Attributes:
+        needed: tokens asked for.
+        available: tokens the context holds.
+    """
+
+    def __init__(self, message: str, *, needed: int, available: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.available = available
+
+
+class OutOfMemory(LlamalabError):
+    """The model, its context or its buffers do not fit in memory."""
+
+
+class ProviderError(LlamalabError):
+    """A model provider or download source that does not exist, cannot be reached or refuses."""
+
+
+class EngineError(LlamalabError):
+    """The runtime failed while working: its own fault, not the input's."""
+
+    exit_code = 1
