@@ -1,3 +1,123 @@
-"""A laboratory for local language models."""
+"""A laboratory for local language models.
+
+    import llamalab
+
+    with contextlib.closing(llamalab.chat_model("pico")) as model:
+        print(model.chat([{"role": "user", "content": "Repeat after me: blue harbor"}]).text)
+
+`load` gives an `Engine` (token ids in, token ids and log probabilities out), `chat_model` a `ChatModel` (messages in,
+text out), `locate` the file behind a model's name. Importing this package loads no runtime: that happens on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from llamalab.chat import chat_model as chat_model
+    from llamalab.checkpoints.locate import locate as locate
+    from llamalab.engine import (
+        ChatInfo,
+        ChatModel,
+        Delta,
+        Engine,
+        GenerateRequest,
+        Generation,
+        ModelInfo,
+        Reply,
+        SamplingParams,
+        Scored,
+        ScoreRequest,
+        Token,
+        TokenLogprob,
+    )
+    from llamalab.engines import load as load
+    from llamalab.errors import (
+        ConfigError,
+        ContextOverflow,
+        EngineError,
+        InputError,
+        LlamalabError,
+        ModelFileError,
+        ModelNotFound,
+        OutOfMemory,
+        ProviderError,
+        SchemaError,
+        TemplateMissing,
+    )
+
+_HOME = {
+    "chat_model": "llamalab.chat",
+    "load": "llamalab.engines",
+    "locate": "llamalab.checkpoints.locate",
+    "ChatInfo": "llamalab.engine",
+    "ChatModel": "llamalab.engine",
+    "Delta": "llamalab.engine",
+    "Engine": "llamalab.engine",
+    "GenerateRequest": "llamalab.engine",
+    "Generation": "llamalab.engine",
+    "ModelInfo": "llamalab.engine",
+    "Reply": "llamalab.engine",
+    "SamplingParams": "llamalab.engine",
+    "ScoreRequest": "llamalab.engine",
+    "Scored": "llamalab.engine",
+    "Token": "llamalab.engine",
+    "TokenLogprob": "llamalab.engine",
+    "ConfigError": "llamalab.errors",
+    "ContextOverflow": "llamalab.errors",
+    "EngineError": "llamalab.errors",
+    "InputError": "llamalab.errors",
+    "LlamalabError": "llamalab.errors",
+    "ModelFileError": "llamalab.errors",
+    "ModelNotFound": "llamalab.errors",
+    "OutOfMemory": "llamalab.errors",
+    "ProviderError": "llamalab.errors",
+    "SchemaError": "llamalab.errors",
+    "TemplateMissing": "llamalab.errors",
+}
+
+__all__ = [
+    "ChatInfo",
+    "ChatModel",
+    "ConfigError",
+    "ContextOverflow",
+    "Delta",
+    "Engine",
+    "EngineError",
+    "GenerateRequest",
+    "Generation",
+    "InputError",
+    "LlamalabError",
+    "ModelFileError",
+    "ModelInfo",
+    "ModelNotFound",
+    "OutOfMemory",
+    "ProviderError",
+    "Reply",
+    "SamplingParams",
+    "SchemaError",
+    "ScoreRequest",
+    "Scored",
+    "TemplateMissing",
+    "Token",
+    "TokenLogprob",
+    "chat_model",
+    "load",
+    "locate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
