@@ -224,6 +224,7 @@ def test_newest_commit_of_a_file_counts(hub: Hub) -> None:
     old = new.parent.parent / ("f" * 40) / new.name
     old.parent.mkdir()
     old.write_bytes(b"GGUF old")
+    os.utime(old.parent, (2e9, 2e9))
     assert new.parent.name == COMMIT
     assert locate(f"{REPO}:Q8_0") == new
 
