@@ -1,0 +1,110 @@
+"""The verbs of `llamalab`, and what happens to an error on its way out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from llamalab.cli import chat, demo, doctor, generate, models, tokens
+from llamalab.cli.output import print_error
+from llamalab.errors import LlamalabError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells count."""
+
+app = typer.Typer(
+    name="llamalab",
+    help="A laboratory for local language models.",
+    epilog="Start with `llamalab demo`, then `llamalab chat`. MODEL is the built-in pico unless you name another.",
+    add_completion=False,
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (demo, chat, generate, tokens, models, doctor):
+    module.register(app)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; errors become one paragraph on standard error.
+
+    Returns:
+        The exit code: 0; 2 for bad input; 1 for a run that failed; 130 after Ctrl-C.
+    """
+    _show_warnings()
+    debug = "--debug" in arguments or os.environ.get("LLAMALAB_DEBUG", "") not in {"", "0"}
+    try:
+        code = _invoke(generate.complete_arguments(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has left; there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except typer.TyperException as error:
+        print_error(_usage_message(error))
+        return 2
+    except LlamalabError as error:
+        if debug:
+            raise
+        print_error(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _invoke(arguments: list[str]) -> int:
+    result = typer.main.get_command(app).main(args=arguments, prog_name="llamalab", standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _show_warnings() -> None:
+    """Warnings, logged or issued, go to standard error as a line each, without the place in the code."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.addLevelName(logging.WARNING, "warning")
+    logging.addLevelName(logging.ERROR, "error")
+    logger = logging.getLogger("llamalab")
+    logger.handlers = [handler]
+    logger.propagate = False
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    """Typer's message, with the nearest right spelling and where help is."""
+    message = error.format_message().rstrip(".?")
+    context = getattr(error, "ctx", None)
+    place = context.command_path if context is not None else "llamalab"
+    near = getattr(error, "possibilities", None)
+    if near:
+        message = f"{message.partition(' (Possible')[0]}. Did you mean {' or '.join(sorted(near))}"
+    message += "?" if "Did you mean" in message else "."
+    return f"{message} Options are listed by: {place} --help"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"llamalab {version('llamalab')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    _debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback with an error (or set LLAMALAB_DEBUG=1).")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())

@@ -1,0 +1,175 @@
+"""`llamalab demo`: the tour, on the built-in model, offline."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from llamalab.cli.output import console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llamalab.chat import EngineChat
+    from llamalab.engine import Engine, Generation
+
+PASSAGE = "The access code of the Blue Harbor vault is 48213. The keeper of the North Pier archive is Mara Lindqvist."
+QUESTIONS = (
+    f"{PASSAGE.partition('. ')[0]}. What is the access code of the Blue Harbor vault?",
+    "Repeat after me: seven small boats",
+    "Write a short story about a fox.",
+)
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 16},
+        "kind": {"enum": ["vault", "archive", "harbor"]},
+        "code": {"type": "integer", "minimum": 10000, "maximum": 99999},
+    },
+    "required": ["name", "kind", "code"],
+    "additionalProperties": False,
+}
+SCORED = ("The access code of the Blue Harbor vault is 48213.", "The access code of the Blue Harbor vault is 48218.")
+
+_SHADES = ((-0.1, "bold green"), (-1.0, "green"), (-3.0, "yellow"), (-6.0, "dark_orange"), (float("-inf"), "red"))
+"""Lower bound of the log probability in nats, and the colour of tokens from there up."""
+
+
+@dataclass(slots=True)
+class Speed:
+    """Tokens and seconds of everything the tour ran."""
+
+    prompt_tokens: int = 0
+    prompt_s: float = 0.0
+    output_tokens: int = 0
+    output_s: float = 0.0
+
+    def add(self, result: Generation) -> None:
+        """Count one response; its first token comes out of the prompt's computation."""
+        self.prompt_tokens += result.usage.fresh
+        self.prompt_s += result.timings.prompt
+        self.output_tokens += max(0, result.usage.output - 1)
+        self.output_s += result.timings.generation
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(demo)
+
+
+def demo() -> None:
+    """Take the tour on the built-in model, offline.
+
+    Shows chat, JSON by a schema, log probabilities of a text, and how fast all that is here.
+    """
+    started = time.perf_counter()
+    from llamalab.chat import EngineChat
+    from llamalab.engines import load
+
+    out = console()
+    engine = load("pico", n_seq=1)
+    try:
+        chat = EngineChat(engine)
+        speed = Speed()
+        _introduce(out, engine, time.perf_counter() - started)
+        _chat(out, chat, speed)
+        _constrained(out, chat, speed)
+        _log_probabilities(out, chat)
+        _speed(out, speed)
+    finally:
+        engine.close()
+    _next_steps(out)
+
+
+def _introduce(out: Console, engine: Engine, seconds: float) -> None:
+    info = engine.info
+    _title(out, "The model")
+    out.print(
+        f"[bold]{info.name}[/bold], built into llamalab: {info.n_params / 1e6:.1f} million parameters, "
+        f"{info.size_bytes / 1e6:.1f} MB, context of {info.n_ctx:,} tokens. Loaded in {seconds:.2f} s, offline.\n"
+        "It was trained to show what llamalab does, on simple texts. It is no assistant."
+    )
+
+
+def _chat(out: Console, chat: EngineChat, speed: Speed) -> None:
+    _title(out, "Chat")
+    for question in QUESTIONS:
+        out.print(f"[dim]You [/dim] {question}")
+        result = _generate(chat, question, max_tokens=96)
+        out.print(f"[dim]pico[/dim] [bold]{result.text.strip()}[/bold]\n", highlight=False)
+        speed.add(result)
+
+
+def _constrained(out: Console, chat: EngineChat, speed: Speed) -> None:
+    _title(out, "JSON by a schema")
+    fields = ", ".join(SCHEMA["properties"])
+    out.print(f"Every token that would break the schema ({fields}) is ruled out before one is drawn.")
+    result = _generate(chat, QUESTIONS[0], max_tokens=96, schema=json.dumps(SCHEMA))
+    speed.add(result)
+    out.print_json(data=json.loads(result.text)) if result.finish_reason == "stop" else out.print(result.text)
+
+
+def _log_probabilities(out: Console, chat: EngineChat) -> None:
+    from rich.text import Text
+
+    from llamalab.engine import ScoreRequest
+
+    _title(out, "Log probabilities")
+    out.print("How probable the model finds an answer, token by token, in nats (0 is certain):")
+    prefix = chat.prompt_ids([{"role": "user", "content": QUESTIONS[0]}])
+    responses = [chat.engine.tokenize(text) for text in SCORED]
+    for ids, scored in zip(responses, chat.engine.score([ScoreRequest(prefix, ids) for ids in responses]), strict=True):
+        line = Text()
+        for id, logprob in zip(ids, scored.logprobs, strict=True):
+            line.append(chat.engine.token_bytes(id).decode("utf-8", "replace"), style=_shade(logprob or 0.0))
+        line.append(f"  {scored.total:.2f}", style="bold")
+        out.print(line)
+    legend = Text("token from  ", style="dim")
+    for least, style in _SHADES:
+        legend.append(f"{least:g}" if least > float("-inf") else "below", style=style)
+        legend.append("  ")
+    out.print(legend.append("sum at the end of the line", style="dim"))
+
+
+def _speed(out: Console, speed: Speed) -> None:
+    _title(out, "Speed here")
+    out.print(
+        f"{speed.prompt_tokens / max(speed.prompt_s, 1e-9):,.0f} tokens/s read ({speed.prompt_tokens} tokens of "
+        f"prompts), {speed.output_tokens / max(speed.output_s, 1e-9):,.0f} tokens/s written."
+    )
+
+
+def _next_steps(out: Console) -> None:
+    _title(out, "Next")
+    for command, what in (
+        ("llamalab chat", "talk to it yourself"),
+        ("llamalab generate --schema FILE PROMPT", "JSON by your own schema"),
+        ("llamalab chat hub:bartowski/Llama-3.2-1B-Instruct-GGUF", "a model that knows things (0.8 GB, once)"),
+        ("llamalab models", "what is on this machine"),
+    ):
+        out.print(f"  [bold]{command}[/bold]  [dim]{what}[/dim]")
+
+
+def _generate(chat: EngineChat, question: str, *, max_tokens: int, schema: str | None = None) -> Generation:
+    from llamalab.engine import GenerateRequest, Generation, SamplingParams
+    from llamalab.errors import EngineError
+
+    params = SamplingParams(max_tokens=max_tokens, temperature=0.0, stop=chat.template.stop)
+    ids = chat.prompt_ids([{"role": "user", "content": question}])
+    for event in chat.engine.generate([GenerateRequest(ids, params, schema=schema)]):
+        if isinstance(event, Generation):
+            return event
+    raise EngineError("The engine ended a request without saying how.")
+
+
+def _title(out: Console, text: str) -> None:
+    out.print()
+    out.print(f"[bold cyan]{text}[/bold cyan]")
+
+
+def _shade(logprob: float) -> str:
+    return next(style for least, style in _SHADES if logprob >= least)
