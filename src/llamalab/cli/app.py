@@ -84,6 +84,8 @@ def _usage_message(error: typer.TyperException) -> str:
     near = getattr(error, "possibilities", None)
     if near:
         message = f"{message.partition(' (Possible')[0]}. Did you mean {' or '.join(sorted(near))}"
+    elif message.startswith("Got unexpected extra argument"):
+        message += ": put a text of several words in quotes"
     message += "?" if "Did you mean" in message else "."
     return f"{message} Options are listed by: {place} --help"
 

@@ -20,7 +20,8 @@ def register(app: typer.Typer) -> None:
 def doctor(as_json: JsonOption = False) -> None:
     """Check the installation and the machine.
 
-    Looks at versions, llama.cpp, processor and GPU, memory, folders and the built-in model. Ends with "all good", or with what is wrong and what to do; the exit code is 1 then.
+    Looks at versions, llama.cpp, processor and GPU, memory, folders and the built-in model. Ends with "all good", or
+    with what is wrong and what to do; the exit code is 1 then.
     """
     from llamalab.cli.diagnosis import diagnose
 

@@ -34,7 +34,9 @@ FAILED, INTERRUPTED = 1, 130
 class PromptOptions:
     """How the text of the prompt becomes the model's input."""
 
-    system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system message before the prompt.")] = None
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system message before the prompt.")
+    ] = None
     template: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Chat template instead of the model's own.")
     ] = None
@@ -47,9 +49,9 @@ class PromptOptions:
 class ConstraintOptions:
     """What the response has to look like."""
 
-    schema: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON schema that the response must satisfy.")
-    ] = None
+    schema: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON schema that the response must satisfy.")] = (
+        None
+    )
     grammar: Annotated[Path | None, typer.Option(metavar="FILE", help="GBNF grammar of the response.")] = None
 
 

@@ -37,22 +37,38 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 class SamplingOptions:
     """How tokens are drawn; see `SamplingParams`."""
 
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", "-n", metavar="N", min=1, help="Most tokens to generate.")] = None
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", "-n", metavar="N", min=1, help="Most tokens to generate.")
+    ] = None
     temperature: Annotated[
         float | None, typer.Option("--temperature", "-t", metavar="T", min=0, help="0 takes the most probable token.")
     ] = None
-    top_k: Annotated[int | None, typer.Option(metavar="K", min=0, help="Keep the k most probable tokens; 0 keeps all.")] = None
+    top_k: Annotated[
+        int | None, typer.Option(metavar="K", min=0, help="Keep the k most probable tokens; 0 keeps all.")
+    ] = None
     top_p: Annotated[
-        float | None, typer.Option(metavar="P", min=0, max=1, help="Keep the smallest set whose mass reaches p; 1 keeps all.")
+        float | None,
+        typer.Option(metavar="P", min=0, max=1, help="Keep the smallest set whose mass reaches p; 1 keeps all."),
     ] = None
     min_p: Annotated[
-        float | None, typer.Option(metavar="P", min=0, max=1, help="Keep tokens at least p times as probable as the best.")
+        float | None,
+        typer.Option(metavar="P", min=0, max=1, help="Keep tokens at least p times as probable as the best."),
     ] = None
-    repeat_penalty: Annotated[float | None, typer.Option(metavar="X", min=0, help="Above 1 makes repetition less likely.")] = None
-    frequency_penalty: Annotated[float | None, typer.Option(metavar="X", help="Per earlier occurrence, in logits.")] = None
-    presence_penalty: Annotated[float | None, typer.Option(metavar="X", help="Once a token has occurred, in logits.")] = None
-    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of the sampler; without one, each run draws afresh.")] = None
-    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End the response before this text. Repeatable.")] = None
+    repeat_penalty: Annotated[
+        float | None, typer.Option(metavar="X", min=0, help="Above 1 makes repetition less likely.")
+    ] = None
+    frequency_penalty: Annotated[float | None, typer.Option(metavar="X", help="Per earlier occurrence, in logits.")] = (
+        None
+    )
+    presence_penalty: Annotated[
+        float | None, typer.Option(metavar="X", help="Once a token has occurred, in logits.")
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Of the sampler; without one, each run draws afresh.")
+    ] = None
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End the response before this text. Repeatable.")
+    ] = None
 
     def params(self, default: SamplingParams, recommended: Mapping[str, Any]) -> SamplingParams:
         """What was given, over what the model's file recommends, over `default`."""
@@ -68,7 +84,9 @@ class EngineOptions:
     """How the model is loaded; the names are those of `llamalab.load`."""
 
     n_ctx: Annotated[int | None, typer.Option(metavar="N", min=1, help="Context of one request, tokens.")] = None
-    n_batch: Annotated[int | None, typer.Option(metavar="N", min=1, help="Most tokens in one call of the runtime.")] = None
+    n_batch: Annotated[int | None, typer.Option(metavar="N", min=1, help="Most tokens in one call of the runtime.")] = (
+        None
+    )
     n_ubatch: Annotated[int | None, typer.Option(metavar="N", min=1, help="Most tokens computed at once.")] = None
     n_threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Threads; one for each physical core by default.")
