@@ -1,0 +1,236 @@
+"""What a GGUF file says about itself, read before anything is loaded.
+
+llama.cpp reports some damage only by a null pointer, and some misuse by ending the process. These checks
+turn both into one clear error. The parsing itself is llama.cpp's own (`gguf_init_from_file`), so a header
+that passes here is one that it understands.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_cpp._ctypes_extensions import load_shared_library
+
+from llamalab.engines.native import api, forget_errors, native_reason
+from llamalab.errors import ModelFileError, ModelNotFound
+
+CACHE_TYPES = {
+    "f32": (api.GGML_TYPE_F32, 1, 4),
+    "f16": (api.GGML_TYPE_F16, 1, 2),
+    "bf16": (30, 1, 2),
+    "q8_0": (api.GGML_TYPE_Q8_0, 32, 34),
+    "q5_1": (api.GGML_TYPE_Q5_1, 32, 24),
+    "q5_0": (api.GGML_TYPE_Q5_0, 32, 22),
+    "q4_1": (api.GGML_TYPE_Q4_1, 32, 20),
+    "q4_0": (api.GGML_TYPE_Q4_0, 32, 18),
+    "iq4_nl": (api.GGML_TYPE_IQ4_NL, 32, 18),
+}
+"""Types of the KV cache: name to (number in ggml, values per block, bytes per block)."""
+
+_SPLIT = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+_INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
+_STRING, _ARRAY = 8, 9
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Facts from the header of one GGUF file.
+
+    Attributes:
+        path: the file.
+        kind: "model", "adapter", ... (`general.type`).
+        architecture: `general.architecture`.
+        n_tensors: tensors in this file.
+        file_bytes: size of the file.
+        context_length: tokens the model was trained for, 0 if not said.
+        heads_kv: KV heads of each layer.
+        key_length: values per head in K.
+        value_length: values per head in V.
+        mla: one latent per token in K, none in V (DeepSeek's multi-head latent attention).
+    """
+
+    path: Path
+    kind: str
+    architecture: str
+    n_tensors: int
+    file_bytes: int
+    context_length: int
+    heads_kv: tuple[int, ...]
+    key_length: int
+    value_length: int
+    mla: bool
+
+    def cache_bytes(self, cells: int, type_k: str, type_v: str) -> int:
+        """Bytes of the KV cache for `cells` tokens."""
+        total = 0
+        for heads in self.heads_kv:
+            total += cells * _row_bytes(heads * self.key_length, type_k)
+            if not self.mla:
+                total += cells * _row_bytes(heads * self.value_length, type_v)
+        return total
+
+
+class _GgufInit(ctypes.Structure):
+    _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
+
+
+def model_parts(path: Path) -> list[Path]:
+    """The files of a model: one, or all parts of a split one (`...-00001-of-00003.gguf`), in order.
+
+    Raises:
+        ModelFileError: a part is missing.
+    """
+    match = _SPLIT.match(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    parts = [path.with_name(f"{match['stem']}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)]
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        raise ModelFileError(f"{path.name} is one of {count} parts; missing in {path.parent}: {', '.join(missing)}.")
+    return parts
+
+
+def read_header(path: Path) -> Header:
+    """Check the file and read its header.
+
+    Raises:
+        ModelNotFound: no such file.
+        ModelFileError: a folder, an empty or unreadable file, not a GGUF, damaged, or cut off.
+    """
+    size = _check_file(path)
+    forget_errors()
+    gguf = _open(str(path).encode(), _GgufInit(no_alloc=True, ctx=None))
+    if not gguf:
+        raise ModelFileError(f"{path} is a damaged GGUF file: its header cannot be read ({native_reason()}).")
+    try:
+        n_tensors = _call("gguf_get_n_tensors", gguf)
+        data = _call("gguf_get_data_offset", gguf)
+        ends = [
+            _call("gguf_get_tensor_offset", gguf, i) + _call("gguf_get_tensor_size", gguf, i) for i in range(n_tensors)
+        ]
+        end = data + max(ends) if ends else 0
+        if end > size:
+            raise ModelFileError(
+                f"{path} is cut off: its tensors end at byte {end}, the file has {size}. Download or copy it again."
+            )
+        architecture = _string(gguf, "general.architecture") or ""
+        if not architecture:
+            raise ModelFileError(f"{path} names no architecture (general.architecture): this is no model file.")
+        arch = architecture
+        layers = _integers(gguf, f"{arch}.block_count")
+        n_layers = layers[0] if layers else 0
+        heads = _integers(gguf, f"{arch}.attention.head_count")
+        heads_kv = _integers(gguf, f"{arch}.attention.head_count_kv") or heads
+        if len(heads_kv) == 1:
+            heads_kv *= n_layers
+        width = _integers(gguf, f"{arch}.embedding_length")
+        head = width[0] // max(heads) if width and heads and max(heads) else 0
+        key = _integers(gguf, f"{arch}.attention.key_length") or [head]
+        value = _integers(gguf, f"{arch}.attention.value_length") or [head]
+        return Header(
+            path=path,
+            kind=_string(gguf, "general.type") or "model",
+            architecture=architecture,
+            n_tensors=n_tensors,
+            file_bytes=size,
+            context_length=sum(_integers(gguf, f"{arch}.context_length")[:1]),
+            heads_kv=tuple(heads_kv),
+            key_length=key[0],
+            value_length=value[0],
+            mla=bool(_integers(gguf, f"{arch}.attention.key_length_mla")),
+        )
+    finally:
+        _free(gguf)
+
+
+def _check_file(path: Path) -> int:
+    """Size in bytes of what is a readable file and starts like a GGUF."""
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder; a model file (.gguf) is needed.")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+            size = file.seek(0, 2)
+    except FileNotFoundError:
+        raise ModelNotFound(f"There is no file {path}.") from None
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not size:
+        raise ModelFileError(f"{path} is empty.")
+    if magic != b"GGUF":
+        raise ModelFileError(
+            f"{path} is not a GGUF file (it starts with {magic!r}, not b'GGUF'). "
+            "Other formats have to be converted to GGUF first."
+        )
+    return size
+
+
+def _string(gguf: int, key: str) -> str | None:
+    at = _call("gguf_find_key", gguf, key.encode())
+    if at < 0 or _call("gguf_get_kv_type", gguf, at) != _STRING:
+        return None
+    text: bytes = _string_at(gguf, at)
+    return text.decode("utf-8", "replace")
+
+
+def _integers(gguf: int, key: str) -> list[int]:
+    """An integer or an array of them; empty if the key is absent or of another type."""
+    at = _call("gguf_find_key", gguf, key.encode())
+    if at < 0:
+        return []
+    kind, count = _call("gguf_get_kv_type", gguf, at), 1
+    if kind == _ARRAY:
+        kind, count = _call("gguf_get_arr_type", gguf, at), _call("gguf_get_arr_n", gguf, at)
+        address = _array_at(gguf, at) if kind in _INTEGERS else None
+    else:
+        address = _value_at(gguf, at) if kind in _INTEGERS else None
+    if not address:
+        return []
+    layout = f"<{count}{_INTEGERS[kind]}"
+    return list(struct.unpack(layout, ctypes.string_at(address, struct.calcsize(layout))))
+
+
+def _row_bytes(values: int, kind: str) -> int:
+    _, block, size = CACHE_TYPES[kind]
+    return -(-values // block) * size
+
+
+def _call(name: str, *args: object) -> int:
+    function = _functions[name]
+    return int(function(*args))
+
+
+def _prototype(name: str, result: type, *arguments: type) -> ctypes._NamedFuncPointer:
+    function: ctypes._NamedFuncPointer = _library[name]
+    function.restype = result
+    function.argtypes = list(arguments)
+    return function
+
+
+# Its own symbols, through the library that needs them: loading libggml-base by file name could map a second copy.
+_library = load_shared_library("ggml-base", api._base_path) if os.name == "nt" else api._lib
+_open = _prototype("gguf_init_from_file", ctypes.c_void_p, ctypes.c_char_p, _GgufInit)
+_free = _prototype("gguf_free", ctypes.c_int, ctypes.c_void_p)
+_string_at = _prototype("gguf_get_val_str", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64)
+_array_at = _prototype("gguf_get_arr_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+_value_at = _prototype("gguf_get_val_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+_functions = {
+    "gguf_get_n_tensors": _prototype("gguf_get_n_tensors", ctypes.c_int64, ctypes.c_void_p),
+    "gguf_get_data_offset": _prototype("gguf_get_data_offset", ctypes.c_size_t, ctypes.c_void_p),
+    "gguf_find_key": _prototype("gguf_find_key", ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p),
+} | {
+    name: _prototype(name, kind, ctypes.c_void_p, ctypes.c_int64)
+    for name, kind in (
+        ("gguf_get_kv_type", ctypes.c_int),
+        ("gguf_get_arr_type", ctypes.c_int),
+        ("gguf_get_arr_n", ctypes.c_size_t),
+        ("gguf_get_tensor_offset", ctypes.c_size_t),
+        ("gguf_get_tensor_size", ctypes.c_size_t),
+    )
+}

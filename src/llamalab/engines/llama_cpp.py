@@ -1,0 +1,395 @@
+"""The llama.cpp engine: GGUF files, on the low-level API of llama-cpp-python.
+
+Many requests run at once (`schedule.py`), draws are llama.cpp's own (`sampling.py`), JSON schemas are held
+by token masks (`constrain.py`). The same seed gives the same text every time a request runs alone; beside
+others, sums are formed in another order and the last bits of the logits differ.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llamalab.engine import Event, GenerateRequest, Generation, ModelInfo, Scored, ScoreRequest
+from llamalab.engines import machine
+from llamalab.engines.gguf_header import CACHE_TYPES, Header, read_header
+from llamalab.engines.native import api, forget_errors, native_reason
+from llamalab.engines.options import Options, parse_options
+from llamalab.engines.response import Queue, Response
+from llamalab.engines.sampling import Sampler, check_sampling
+from llamalab.engines.schedule import Scheduler
+from llamalab.engines.scorer import Scorer
+from llamalab.engines.weights import Weights, checked_header, open_weights, weight_bytes
+from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, ModelFileError, OutOfMemory
+
+_DEFAULT_CONTEXT = 4096
+_DEFAULT_SEQUENCES = 8
+_DEFAULT_CACHE_BYTES = 2**30
+_CELLS = 256  # llama.cpp rounds a context up to a multiple of this
+_FLASH = {
+    "auto": api.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    True: api.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    False: api.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+_SAMPLING_KEYS = {
+    "temperature": ("temp", float),
+    "top_k": ("top_k", int),
+    "top_p": ("top_p", float),
+    "min_p": ("min_p", float),
+    "penalty_last_n": ("penalty_last_n", int),
+    "repeat_penalty": ("penalty_repeat", float),
+}
+
+
+class LlamaCppEngine:
+    """A GGUF model behind llama.cpp; an `Engine`. A context manager: leaving it closes the engine.
+
+    Args:
+        path: the .gguf file; of a split model, any part.
+        options: see `llamalab.engines.options.Options`.
+
+    Raises:
+        ConfigError: an unknown option, or one that cannot be.
+        ModelNotFound: no such file.
+        ModelFileError: a file that cannot be run; says why.
+        OutOfMemory: weights and context do not fit, with both numbers.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+        self._closed = True
+        self.options = parse_options(options)
+        file = Path(path).expanduser().absolute()
+        header = checked_header(file, vocab_only=self.options.vocab_only)
+        self._n_ctx = self.options.n_ctx or min(header.context_length or _DEFAULT_CONTEXT, _DEFAULT_CONTEXT)
+        self._n_seq = _sequences(header, self.options, self._n_ctx)
+        if not self.options.vocab_only:
+            _check_memory(file, header, self.options, self._n_ctx, self._n_seq)
+        self._weights = open_weights(file, header, self.options)
+        self._contexts: list[int] = []
+        self._adapters: list[int] = []
+        self._scheduler: Scheduler | None = None
+        self._scorer: Scorer | None = None
+        try:
+            if not self.options.vocab_only:
+                self._start()
+            self._info = _describe(self._weights, file, self._n_ctx)
+        except BaseException:
+            self._free()
+            raise
+        self._closed = False
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the loaded model is."""
+        return self._info
+
+    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """Token ids of `text`, no BOS; with `parse_special` the text of a control token becomes that token.
+
+        Raises:
+            InputError: text that is not valid Unicode, with the position.
+        """
+        self._check_open()
+        return self._weights.vocabulary.tokenize(text, parse_special=parse_special)
+
+    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of `ids`; control tokens are left out unless `special`. Broken UTF-8 becomes U+FFFD."""
+        self._check_open()
+        return self._weights.vocabulary.detokenize(ids, special=special)
+
+    def token_bytes(self, id: int, *, special: bool = False) -> bytes:
+        """The bytes of one token, possibly half a character."""
+        self._check_open()
+        return self._weights.vocabulary.bytes_of(id, special=special)
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
+        """Generate all requests together; events come as they happen, `Generation` last for each.
+
+        Everything is checked before this returns. Closing the iterator (`close()`), or leaving it to the
+        garbage collector, ends what is still in progress.
+
+        Raises:
+            InputError: an empty prompt, or an id outside the vocabulary.
+            ContextOverflow: a prompt longer than the context.
+            SchemaError: a schema or grammar that cannot be compiled.
+            ConfigError: sampling settings that mean nothing.
+        """
+        scheduler = self._running()
+        queue: Queue = deque()
+        responses: list[Response] = []
+        try:
+            for number, request in enumerate(requests):
+                responses.append(self._prepare(number, request, queue))
+            scheduler.submit(responses)
+        except BaseException:
+            for response in responses:
+                response.sampler.free()
+            raise
+        return EventStream(scheduler, responses, queue)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+        """Log probabilities of each response given its prefix, one pass per request.
+
+        Raises:
+            InputError: an id outside the vocabulary.
+            ContextOverflow: prefix and response together longer than the context.
+        """
+        self._running()
+        vocabulary = self._weights.vocabulary
+        pairs = []
+        for number, request in enumerate(requests):
+            prefix = vocabulary.check_ids(request.prefix_ids, f"Request {number}, prefix")
+            response = vocabulary.check_ids(request.response_ids, f"Request {number}, response")
+            needed = len(prefix) + len(response)
+            if needed > self._n_ctx:
+                raise ContextOverflow(
+                    f"Request {number}: prefix and response have {needed} tokens, the context {self._n_ctx}. "
+                    "Load the model with a larger n_ctx.",
+                    needed=needed,
+                    available=self._n_ctx,
+                )
+            pairs.append((prefix, response))
+        if self._scorer is None:
+            window = self.options.n_outputs_max or Scorer.window(vocabulary.size, self.options.n_batch)
+            context = self._new_context(1, window)
+            self._scorer = Scorer(context, vocabulary.size, window=window, n_batch=api.llama_n_batch(context))
+        return self._scorer.score(pairs)
+
+    def close(self) -> None:
+        """Free everything. Any later call raises `EngineError`."""
+        if not self._closed:
+            self._closed = True
+            self._free()
+
+    def __enter__(self) -> LlamaCppEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _prepare(self, number: int, request: GenerateRequest, queue: Queue) -> Response:
+        vocabulary = self._weights.vocabulary
+        where = f"Request {number}, prompt"
+        prompt = vocabulary.check_ids(request.prompt_ids, where)
+        if not len(prompt):
+            raise InputError(f"{where}: a prompt needs at least one token.")
+        check_sampling(request.params)
+        needed = len(prompt) + (request.params.max_tokens != 0)
+        if needed > self._n_ctx:
+            raise ContextOverflow(
+                f"The prompt has {len(prompt)} tokens, the context {self._n_ctx}, with one needed for the reply. "
+                "Shorten it, or load the model with a larger n_ctx.",
+                needed=max(len(prompt), self._n_ctx + 1),
+                available=self._n_ctx,
+            )
+        if request.schema is not None and request.grammar is not None:
+            raise ConfigError("A request has a schema or a grammar, not both.")
+        logprobs = request.logprobs
+        if logprobs is not None and (isinstance(logprobs, bool) or not isinstance(logprobs, int) or logprobs < 0):
+            raise ConfigError(f"logprobs must be None or a whole number of at least 0, not {logprobs!r}.")
+        constraint = None if request.schema is None else self._weights.compiler.compile(request.schema)
+        sampler = Sampler(request, vocabulary, constraint, n_ctx=self._n_ctx)
+        return Response(number, request, prompt, sampler, queue, n_ctx=self._n_ctx, stop_ids=vocabulary.stop_ids)
+
+    def _start(self) -> None:
+        """Adapters, context and scheduler."""
+        options, model = self.options, self._weights.model
+        for path, _ in options.adapters:
+            self._adapters.append(_load_adapter(model, path))
+        context = self._new_context(self._n_seq, options.n_outputs_max or self._n_seq)
+        recurrent = api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
+        self._scheduler = Scheduler(
+            context,
+            self._weights.vocabulary,
+            n_seq=self._n_seq,
+            n_batch=api.llama_n_batch(context),
+            movable=not recurrent,
+            keep=options.cache_prompts,
+        )
+
+    def _new_context(self, n_seq: int, n_outputs: int) -> int:
+        options = self.options
+        cells = _padded(self._n_ctx)
+        params: Any = api.llama_context_default_params()
+        params.n_ctx = cells * n_seq
+        params.n_batch = options.n_batch
+        params.n_ubatch = options.n_ubatch
+        params.n_seq_max = n_seq
+        params.n_outputs_max = max(n_outputs, n_seq)
+        params.n_threads = params.n_threads_batch = options.n_threads or machine.physical_cores()
+        params.flash_attn_type = _FLASH[options.flash_attn]
+        params.type_k, params.type_v = CACHE_TYPES[options.type_k][0], CACHE_TYPES[options.type_v][0]
+        forget_errors()
+        context = api.llama_init_from_model(self._weights.model, params)
+        if not context:
+            reason = native_reason()
+            if "alloc" in reason:
+                raise OutOfMemory(f"A context of {self._n_ctx} tokens for {n_seq} sequences does not fit ({reason}).")
+            raise ConfigError(f"llama.cpp cannot run the model with these options: {reason}.")
+        self._contexts.append(context)
+        if not api.llama_get_memory(context):
+            raise ModelFileError(f"{self._weights.path} is no model that continues a text (an embedding model?).")
+        if api.llama_n_ctx(context) != params.n_ctx or api.llama_n_ctx_seq(context) != cells:
+            raise EngineError(
+                f"llama.cpp made a context of {api.llama_n_ctx(context)} tokens where {params.n_ctx} were asked for: "
+                "binding and library do not fit together. Install llama-cpp-python>=0.3.36,<0.3.37."
+            )
+        if self._adapters:
+            count = len(self._adapters)
+            handles = (ctypes.c_void_p * count)(*self._adapters)
+            scales = (ctypes.c_float * count)(*(scale for _, scale in options.adapters))
+            if api.llama_set_adapters_lora(context, handles, count, scales):
+                raise EngineError(f"llama.cpp refused the adapters ({native_reason()}).")
+        return int(context)
+
+    def _running(self) -> Scheduler:
+        self._check_open()
+        if self._scheduler is None:
+            raise EngineError("The model was loaded with vocab_only=True: it can tokenise text, nothing else.")
+        return self._scheduler
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("This engine is closed.")
+
+    def _free(self) -> None:
+        if self._scheduler is not None:
+            self._scheduler.close()
+        if self._scorer is not None:
+            self._scorer.close()
+        for context in self._contexts:
+            api.llama_free(context)
+        for adapter in self._adapters:
+            api.llama_adapter_lora_free(adapter)
+        self._contexts, self._adapters = [], []
+        self._weights.release()
+
+
+class EventStream(Iterator[Event]):
+    """The events of one `generate` call."""
+
+    def __init__(self, scheduler: Scheduler, responses: list[Response], queue: Queue) -> None:
+        self._scheduler = scheduler
+        self._responses = responses
+        self._queue = queue
+        self._left = len(responses)
+
+    def __next__(self) -> Event:
+        if not self._left:
+            raise StopIteration
+        try:
+            event = self._scheduler.next_event(self._queue)
+        except BaseException:
+            self.close()
+            raise
+        if type(event) is Generation:
+            self._left -= 1
+        return event
+
+    def close(self) -> None:
+        """End what is still in progress and free its sequences."""
+        if self._left:
+            self._left = 0
+            self._scheduler.drop(self._responses)
+
+    def __del__(self) -> None:
+        # The collector may run this anywhere, even inside the scheduler: only leave a mark.
+        for response in self._responses if self._left else ():
+            response.dropped = response.watched = True
+
+
+def _padded(n_ctx: int) -> int:
+    return -(-n_ctx // _CELLS) * _CELLS
+
+
+def _sequences(header: Header, options: Options, n_ctx: int) -> int:
+    """How many requests run at once: as asked, or as many as keep the KV cache small."""
+    if options.n_seq is not None:
+        return options.n_seq
+    each = header.cache_bytes(_padded(n_ctx), options.type_k, options.type_v)
+    fitting = _DEFAULT_CACHE_BYTES // each if each else _DEFAULT_SEQUENCES
+    return max(1, min(_DEFAULT_SEQUENCES, fitting, options.n_batch, options.n_outputs_max or _DEFAULT_SEQUENCES))
+
+
+def _check_memory(path: Path, header: Header, options: Options, n_ctx: int, n_seq: int) -> None:
+    """Refuse what cannot be allocated, before anything is.
+
+    A mapped file needs no memory of its own, and with a GPU the memory is not this one: neither is counted.
+    """
+    if options.n_gpu_layers != 0 and api.llama_supports_gpu_offload():
+        return
+    cache = header.cache_bytes(_padded(n_ctx), options.type_k, options.type_v) * n_seq
+    weights = weight_bytes(path) if options.load_mode in ("read", "mlock") else 0
+    available = machine.available_memory()
+    if available is not None and cache + weights > available:
+        parts = [f"the KV cache of {n_seq} x {n_ctx} tokens {_gib(cache)}"] + [f"the weights {_gib(weights)}"] * (
+            weights > 0
+        )
+        raise OutOfMemory(
+            f"{path.name} needs {_gib(cache + weights)} of memory ({', '.join(parts)}) and {_gib(available)} are free. "
+            "Use a smaller n_ctx or n_seq, a cache of type_k='q8_0' and type_v='q8_0', or a smaller model."
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _load_adapter(model: int, path: Path) -> int:
+    header = read_header(path)
+    if header.kind != "adapter":
+        raise ModelFileError(f"{path} is no adapter but a {header.kind}.")
+    forget_errors()
+    adapter = api.llama_adapter_lora_init(model, os.fsencode(path))
+    if not adapter:
+        raise ModelFileError(f"The adapter {path} does not fit this model: {native_reason()}.")
+    address = ctypes.cast(adapter, ctypes.c_void_p).value
+    assert address is not None
+    return address
+
+
+def _describe(weights: Weights, path: Path, n_ctx: int) -> ModelInfo:
+    model, vocabulary = weights.model, weights.vocabulary
+    template = api.llama_model_chat_template(model, None)
+    trained = api.llama_model_n_ctx_train(model) or weights.header.context_length
+    if trained and n_ctx > trained:
+        warnings.warn(f"The model was trained for {trained} tokens of context, less than n_ctx={n_ctx}.", stacklevel=3)
+    return ModelInfo(
+        name=weights.meta("general.name") or path.stem,
+        provider="llama_cpp",
+        path=str(path),
+        architecture=weights.header.architecture,
+        n_params=api.llama_model_n_params(model),
+        size_bytes=api.llama_model_size(model) or weight_bytes(path),
+        context_length=trained,
+        n_ctx=n_ctx,
+        n_vocab=vocabulary.size,
+        bos_id=vocabulary.bos_id,
+        eos_id=vocabulary.eos_id,
+        stop_ids=vocabulary.stop_ids,
+        add_bos=vocabulary.add_bos,
+        special_tokens=dict(vocabulary.special_tokens),
+        chat_template=template.decode("utf-8", "replace") if template else None,
+        sampling=_recommended(weights),
+    )
+
+
+def _recommended(weights: Weights) -> dict[str, Any]:
+    """Sampling settings that the file asks for (`general.sampling.*`)."""
+    found: dict[str, Any] = {}
+    for field, (key, kind) in _SAMPLING_KEYS.items():
+        value = weights.meta(f"general.sampling.{key}")
+        if value is not None:
+            try:
+                found[field] = kind(float(value))
+            except ValueError:
+                continue
+    return found
