@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -38,10 +39,10 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code: 0; 2 for bad input; 1 for a run that failed; 130 after Ctrl-C.
     """
-    _show_warnings()
     debug = "--debug" in arguments or os.environ.get("LLAMALAB_DEBUG", "") not in {"", "0"}
     try:
-        code = _invoke(generate.complete_arguments(arguments))
+        with _warnings_as_lines():
+            code = _invoke(generate.complete_arguments(arguments))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has left; there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,16 +65,24 @@ def _invoke(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _show_warnings() -> None:
-    """Warnings, logged or issued, go to standard error as a line each, without the place in the code."""
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Inside the block, warnings, logged or issued, are a line each on standard error, without a place in the code."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    logging.addLevelName(logging.WARNING, "warning")
-    logging.addLevelName(logging.ERROR, "error")
+    handler.setFormatter(_LineFormatter())
     logger = logging.getLogger("llamalab")
-    logger.handlers = [handler]
-    logger.propagate = False
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _LineFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
 
 
 def _usage_message(error: typer.TyperException) -> str:

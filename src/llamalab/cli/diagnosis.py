@@ -26,7 +26,7 @@ PACKAGES = (
     "huggingface-hub",
 )
 OPTIONAL = ("jax", "optax", "torch", "transformers")
-LOW_MEMORY = 2 * 2**30
+LOW_MEMORY = 2**29
 
 
 @dataclass(frozen=True, slots=True)
