@@ -221,6 +221,10 @@ def test_truncation_leaves_a_quarter_for_the_reply() -> None:
     fitted = chat.fit(long_talk(50))
     assert 0 < fitted.dropped < 100
     assert 250 < len(fitted.prompt_ids) <= 300
+    nearly_full = long_talk(9)
+    assert 300 < exact_fit(nearly_full) < 400
+    assert chat.fit(nearly_full).dropped > 0
+    assert chat.fit(nearly_full, SamplingParams(max_tokens=1)).dropped == 0
 
 
 def test_truncation_drops_a_greeting_and_keeps_what_belongs_to_a_turn() -> None:

@@ -301,10 +301,29 @@ def test_messages_never_add_or_remove_a_special_piece(name: str, said: tuple[str
     assert all(a.special or b.special for a, b in pairwise(pieces))
 
 
-def test_strings_that_are_not_special_can_be_looked_for_in_messages() -> None:
-    source = "{% for m in messages %}<|user|>{{ m.content.split('</think>')[-1] | trim }}<|end|>{% endfor %}"
-    messages = talk("<think>so</think>\n <|end|> yes ")
-    assert ChatTemplate(source).pieces(messages, SPECIAL)[1].text == "<|end|> yes"
+@pytest.mark.parametrize("special", [CONTROL, [*CONTROL, "<think>", "</think>"]], ids=["plain", "control"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "m.content.split('</think>')[-1].lstrip('\n')",
+        "m.content.split('</think>')[0].rstrip('\n').split('<think>')[-1]",
+        "'yes' if '</think>' in m.content else 'no'",
+        "'yes' if m.content.startswith('<think>') else 'no'",
+        "'yes' if m.content in ['<think>', '</think>'] else 'no'",
+        "m.content | replace('<think>', '[') | trim",
+        "m.content.replace('</think>', ']').replace('<think>', '[')",
+        "'yes' if m.content == '</think>' else 'no'",
+        "'<think>' ~ (m.content | length) ~ '</think>'",
+    ],
+)
+@pytest.mark.parametrize("content", ["<think>\nwhy\n</think>\n\nso <|end|>", "</think>", " <think> and <|user|>"])
+def test_templates_find_what_they_look_for_in_messages(expression: str, content: str, special: list[str]) -> None:
+    """Whether it is the string of a control token or not: the text is that of a plain rendering."""
+    source = "{% for m in messages %}<|user|>{{ " + expression + " }}<|end|>{% endfor %}"
+    pieces = ChatTemplate(source).pieces(talk(content), SpecialStrings(special))
+    assert "".join(piece.text for piece in pieces) == ChatTemplate(source).render(talk(content))
+    assert (pieces[0], pieces[-1]) == (("<|user|>", True), ("<|end|>", True))
+    assert [p.text for p in pieces if p.special and "end" in p.text] == ["<|end|>"]
 
 
 def test_special_strings_in_tool_calls_and_names_are_text_too() -> None:
@@ -327,8 +346,8 @@ def test_private_characters_of_a_message_stay() -> None:
 
 
 def test_the_longest_special_string_is_found_first() -> None:
-    special = SpecialStrings(["<a", "<a>", "<a>b"])
-    assert list(special.find("<a<a><a>b<")) == [(0, "<a"), (2, "<a>"), (5, "<a>b")]
+    special = SpecialStrings(["<a", "<a>", "<a>b", "b"])
+    assert list(special.find("<a<a><a>b<b")) == [(0, "<a"), (2, "<a>"), (5, "<a>b"), (10, "b")]
 
 
 # Which template

@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -35,19 +35,27 @@ _FILE = "<chat template>"
 _steps_left: ContextVar[int] = ContextVar("steps_left", default=MAX_STEPS)
 
 
-def render(source: str, variables: Mapping[str, Any], *, name: str = "chat template") -> str:
+def render(
+    source: str,
+    variables: Mapping[str, Any],
+    *,
+    name: str = "chat template",
+    looked_for: Callable[[str], str] | None = None,
+) -> str:
     """Text that the template `source` makes of `variables`.
 
     Args:
         source: Jinja text.
         variables: what the template sees.
         name: how messages call the template.
+        looked_for: done to each text that the template compares with or searches for; for variables that
+            were changed in the same way. Equal functions share a compiled template.
 
     Raises:
         InputError: the template itself refuses its input (`raise_exception`).
         TemplateMissing: it does not compile or does not render; the message has its line.
     """
-    template = _compile(source, name)
+    template = _compile(source, name, looked_for)
     token = _steps_left.set(MAX_STEPS)
     parts, length = [], 0
     try:
@@ -177,9 +185,11 @@ _SANDBOX = _environment()
 
 
 @lru_cache(maxsize=64)
-def _compile(source: str, name: str) -> jinja2.Template:
+def _compile(source: str, name: str, looked_for: Callable[[str], str] | None) -> jinja2.Template:
     try:
         tree = _SANDBOX.parse(source, filename=_FILE)
+        if looked_for is not None:
+            _change_searches(tree, looked_for)
         _count_steps(tree)
         code = _SANDBOX.compile(tree, filename=_FILE)
     except (jinja2.TemplateSyntaxError, RecursionError) as error:
@@ -201,6 +211,30 @@ def _count_steps(tree: nodes.Template) -> None:
             block.test = nodes.And(_call("step", [], block.lineno), block.test, lineno=block.lineno)
     _replace_joins(tree)
     tree.set_environment(_SANDBOX)
+
+
+_SEARCHES = {
+    *("count", "endswith", "find", "index", "partition", "removeprefix", "removesuffix", "replace"),
+    *("rfind", "rindex", "rpartition", "rsplit", "split", "startswith"),
+}
+"""Methods and filters whose first argument is looked for."""
+
+
+def _change_searches(tree: nodes.Template, change: Callable[[str], str]) -> None:
+    """Do `change` to the texts that the template looks for: operands of comparisons, arguments of searches."""
+    searched: list[nodes.Node] = []
+    for compare in tree.find_all(nodes.Compare):
+        searched += [compare.expr, *(operand.expr for operand in compare.ops)]
+    for call in tree.find_all(nodes.Call):
+        if isinstance(call.node, nodes.Getattr) and call.node.attr in _SEARCHES:
+            searched += call.args[:1]
+    for filter in tree.find_all(nodes.Filter):
+        if filter.name in _SEARCHES:
+            searched += filter.args[:1]
+    for node in searched:
+        for text in [node] if isinstance(node, nodes.Const) else getattr(node, "items", []):
+            if isinstance(text, nodes.Const) and isinstance(text.value, str):
+                text.value = change(text.value)
 
 
 def _replace_joins(node: nodes.Node) -> None:

@@ -3,21 +3,22 @@
 A template is Jinja text, as models carry it. What it writes is cut at the special strings that the template
 wrote itself; a special string inside a message stays text. To tell them apart, the first character of
 every special string in a message is replaced by a stand-in from Unicode's private use area while the
-template runs, and put back afterwards. So for the template, too, such a string is plain text.
+template runs, and put back afterwards. What the template looks for in a message (`'</think>' in content`) is
+changed in the same way, so it is found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from llamalab import sandbox
 from llamalab.engine import Message
 from llamalab.errors import InputError
 from llamalab.templates.messages import conversation, map_strings, strings
-from llamalab.templates.special import SpecialStrings
+from llamalab.templates.special import Hiding, SpecialStrings
 
 
 class Piece(NamedTuple):
@@ -69,23 +70,21 @@ class ChatTemplate:
         """
         turns = conversation(messages)
         spares = _private_characters(avoid=[turns, self.source, *special.strings])
-        stand_ins = {character: next(spares) for character in special.first_characters}
-        shown = str.maketrans({stand_in: character for character, stand_in in stand_ins.items()})
+        hiding = Hiding(special, "".join(islice(spares, len(special.first_characters))))
         for turn in turns:
-            said = {key: value for key, value in turn.items() if key != "role"}
-            turn |= {key: map_strings(value, lambda text: special.hide(text, stand_ins)) for key, value in said.items()}
-        text = self._render(turns, add_generation_prompt)
+            turn |= {key: map_strings(value, hiding.hide) for key, value in turn.items() if key != "role"}
+        text = self._render(turns, add_generation_prompt, hiding)
         pieces, end = [], 0
         for start, string in special.find(text):
             if start > end:
-                pieces.append(Piece(text[end:start].translate(shown), special=False))
+                pieces.append(Piece(hiding.show(text[end:start]), special=False))
             pieces.append(Piece(string, special=True))
             end = start + len(string)
         if end < len(text):
-            pieces.append(Piece(text[end:].translate(shown), special=False))
+            pieces.append(Piece(hiding.show(text[end:]), special=False))
         return pieces
 
-    def _render(self, turns: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+    def _render(self, turns: list[dict[str, Any]], add_generation_prompt: bool, hiding: Hiding | None = None) -> str:
         variables = {
             "tools": None,
             "documents": None,
@@ -95,7 +94,8 @@ class ChatTemplate:
             "messages": turns,
             "add_generation_prompt": add_generation_prompt,
         }
-        return sandbox.render(self.source, variables, name=f"chat template '{self.name}'")
+        looked_for = None if hiding is None else hiding.hide
+        return sandbox.render(self.source, variables, name=f"chat template '{self.name}'", looked_for=looked_for)
 
 
 def _private_characters(avoid: Any) -> Iterator[str]:

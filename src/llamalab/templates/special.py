@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 
 class SpecialStrings:
@@ -40,11 +41,29 @@ class SpecialStrings:
                 end = start + len(string)
                 yield start, string
 
-    def hide(self, text: str, stand_ins: Mapping[str, str]) -> str:
-        """`text` with the first character of each of them replaced, so that none is left."""
+
+@dataclass(frozen=True, slots=True)
+class Hiding:
+    """A way to keep special strings in a text from being seen: their first characters become stand-ins.
+
+    Attributes:
+        special: what to hide.
+        stand_ins: one for each of `special.first_characters`, in that order, from outside the text.
+    """
+
+    special: SpecialStrings
+    stand_ins: str
+
+    def hide(self, text: str) -> str:
+        """`text` with the first character of each special string replaced, so that none is left."""
+        stand_ins = dict(zip(self.special.first_characters, self.stand_ins, strict=True))
         parts: list[str] = []
         end = 0
-        for start, string in self.starts(text):
+        for start, string in self.special.starts(text):
             parts += text[end:start], stand_ins[string[0]]
             end = start + 1
         return "".join([*parts, text[end:]])
+
+    def show(self, text: str) -> str:
+        """The text that was hidden."""
+        return text.translate(str.maketrans(self.stand_ins, self.special.first_characters))
