@@ -18,7 +18,7 @@ class FakeEngine:
 
     Attributes:
         control: the strings of the control tokens.
-        answer: what every request is answered with, a character at a time, then `eos`.
+        answer: what every request is answered with, a byte at a time, then `eos`.
         n_ctx: context of one request.
         careless: plain tokenising finds control tokens too, as a merging vocabulary can.
         prefix: a space is put in front of every text.
@@ -41,6 +41,7 @@ class FakeEngine:
     takes_before: Sequence[str] = ()
     before_token: Callable[[], None] = lambda: None
     requests: list[GenerateRequest] = field(default_factory=list)
+    streams: list[Iterator[Event]] = field(default_factory=list)  # held, so that only `close` ends one early
     open_requests: int = 0
     closed: bool = False
 
@@ -89,6 +90,10 @@ class FakeEngine:
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
         self.requests += requests
+        self.streams.append(self._events(requests))
+        return self.streams[-1]
+
+    def _events(self, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
         self.open_requests += 1
         try:
             for number, request in enumerate(requests):
@@ -116,8 +121,11 @@ class FakeEngine:
             if reason != "stop":
                 break
             text += letter
-            ids += letter.encode()
-            yield Token(number, ids[-1], letter)
+            *first, last = letter.encode()
+            ids += [*first, last]
+            for byte in first:
+                yield Token(number, byte, "")
+            yield Token(number, last, letter)
         else:
             ids.append(self.ids[self.eos])
         mode = None if request.schema is None else "exact"

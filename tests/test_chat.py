@@ -253,11 +253,10 @@ def test_chat_gives_the_engines_answer() -> None:
 
 
 def test_a_stream_is_the_reply_in_pieces() -> None:
-    chat = EngineChat(FakeEngine(), "pico")
-    *deltas, reply = chat.stream(talk("Hi"))
+    *deltas, reply = EngineChat(FakeEngine(answer="Déjà vu 🙂"), "pico").stream(talk("Hi"))
     assert isinstance(reply, Reply)
-    assert all(isinstance(delta, Delta) and delta.text for delta in deltas)
-    assert "".join(delta.text for delta in deltas) == reply.text == "Yes, sir."
+    assert [delta.text for delta in deltas] == list("Déjà vu 🙂")
+    assert reply.text == "Déjà vu 🙂"
 
 
 def test_what_is_wrong_with_messages_is_raised_before_the_stream_begins() -> None:
@@ -311,10 +310,12 @@ def test_cancelling_and_deadlines_end_a_reply() -> None:
 def test_threads_do_not_mix_their_conversations() -> None:
     engine = FakeEngine(n_ctx=400)
     chat = EngineChat(engine, "pico", truncate="oldest")
+    answered = threading.Barrier(8)
 
     def one(number: int) -> tuple[int, int]:
         fitted = chat.fit(long_talk(4 * number))
         chat.chat(long_talk(4 * number))
+        answered.wait(timeout=60)
         return chat.dropped, fitted.dropped
 
     results = in_threads(8, one)
@@ -349,9 +350,9 @@ def test_chat_model_loads_passes_options_and_closes(monkeypatch: pytest.MonkeyPa
     assert loaded[1][2].closed
 
 
-def test_a_real_engine_answers_a_conversation(tmp_path: Path) -> None:
+def test_a_real_engine_answers_a_conversation(tiny_gguf: Path) -> None:
     """The file's own template, its end of turn, a reply that is exactly what was streamed."""
-    with contextlib.closing(chat_model(str(tiny.write_bpe(tmp_path / "tiny.gguf")), n_ctx=128)) as model:
+    with contextlib.closing(chat_model(tiny_gguf, n_ctx=128, n_threads=1)) as model:
         assert isinstance(model, EngineChat)
         assert model.template == ChatTemplate(tiny.TEMPLATE, "own", "<|bos|>", "<|eos|>")
         special = model.engine.info.special_tokens
@@ -364,6 +365,10 @@ def test_a_real_engine_answers_a_conversation(tmp_path: Path) -> None:
         *deltas, reply = model.stream(talk("Hi"), params)
         assert isinstance(reply, Reply)
         assert "".join(delta.text for delta in deltas) == reply.text == model.chat(talk("Hi"), params).text
+        *with_logprobs, _ = model.stream(talk("Hi"), params, logprobs=1)
+        assert [delta.logprob.id for delta in with_logprobs if isinstance(delta, Delta) and delta.logprob] == list(
+            reply.ids
+        )
         assert reply.usage.fresh + reply.usage.cached == model.count_tokens(talk("Hi")).n
         with pytest.raises(ContextOverflow):
             model.chat(talk("word " * 500))
