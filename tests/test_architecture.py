@@ -25,6 +25,7 @@ FLOOR = {
     "scoring": 3,
     "arena": 4,
     "rlm": 4,
+    "__main__": 5,
     "cli": 5,
     "serve": 5,
 }

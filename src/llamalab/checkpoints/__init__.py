@@ -1,0 +1,1 @@
+"""Model files: finding, downloading, reading and writing them."""

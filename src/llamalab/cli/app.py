@@ -19,6 +19,8 @@ from llamalab.errors import LlamalabError
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells count."""
 
+NATIVE_LOGGER = "llamalab.llama_cpp"
+
 app = typer.Typer(
     name="llamalab",
     help="A laboratory for local language models.",
@@ -41,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     debug = "--debug" in arguments or os.environ.get("LLAMALAB_DEBUG", "") not in {"", "0"}
     try:
-        with _warnings_as_lines():
+        with _warnings_as_lines(native=debug):
             code = _invoke(generate.complete_arguments(arguments))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has left; there is nobody to tell
@@ -66,10 +68,14 @@ def _invoke(arguments: list[str]) -> int:
 
 
 @contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Inside the block, warnings, logged or issued, are a line each on standard error, without a place in the code."""
+def _warnings_as_lines(*, native: bool) -> Iterator[None]:
+    """Inside the block, warnings, logged or issued, are a line each on standard error, without a place in the code.
+
+    What llama.cpp itself writes is shown only with `native`: what matters of it is in our own messages.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(_LineFormatter())
+    handler.addFilter(lambda record: native or record.name != NATIVE_LOGGER)
     logger = logging.getLogger("llamalab")
     logger.addHandler(handler)
     try:

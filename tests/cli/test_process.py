@@ -1,0 +1,75 @@
+"""The command line as a process: exit codes, signals, pipes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+LLAMALAB = [sys.executable, "-m", "llamalab"]
+
+
+@pytest.fixture
+def endless(model_folder: Path, tmp_path: Path) -> list[str]:
+    """A command whose output ends after minutes: a long context, and a grammar that never does."""
+    model = tiny.once(model_folder, "long.gguf", lambda path: tiny.write_bpe(path, context=1 << 18))
+    (tmp_path / "endless.gbnf").write_text('root ::= "a" root')
+    return [*LLAMALAB, "generate", str(model), "hi", "--grammar", "endless.gbnf", "--n-ctx", str(1 << 18)]
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+    )
+
+
+def test_errors_leave_the_process_with_their_exit_code() -> None:
+    done = subprocess.run([*LLAMALAB, "generate", "/no/such.gguf", "hi"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_version_and_help() -> None:
+    import llamalab
+
+    def printed(*arguments: str) -> str:
+        return subprocess.run([*LLAMALAB, *arguments], capture_output=True, text=True, check=True).stdout
+
+    assert printed("--version") == f"llamalab {llamalab.__version__}\n"
+    assert printed() == printed("--help") == printed("-h")
+
+
+def test_ctrl_c_keeps_what_was_said(endless: list[str]) -> None:
+    child = start(endless)
+    assert child.stdout is not None
+    begun = child.stdout.read(3)
+    child.send_signal(signal.SIGINT)
+    rest, errors = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert begun + rest == "a" * len(begun + rest[:-1]) + "\n"
+    assert errors == ""
+
+
+def test_closed_pipe_ends_the_process_silently(endless: list[str]) -> None:
+    child = start(endless)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.read(3)
+    child.stdout.close()
+    assert child.wait(timeout=60) == 1
+    assert child.stderr.read() == ""
+
+
+def test_pipe_that_is_closed_before_the_output() -> None:
+    child = start([*LLAMALAB, "--help"])
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    child.wait(timeout=60)
+    assert child.stderr.read() == ""
