@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -207,7 +208,7 @@ def test_templates_reach_nothing_outside(source: str) -> None:
     ],
 )
 def test_templates_cannot_run_or_grow_without_end(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_STEPS", 200_000)
+    monkeypatch.setattr(sandbox, "MAX_STEPS", 20_000)
     with pytest.raises(
         TemplateMissing, match=r"does not render.*(steps|characters|larger than|width|recursion|[Rr]ange)"
     ):
@@ -289,7 +290,7 @@ contents = st.lists(fragments | st.text(max_size=6) | st.characters(categories=[
 
 
 @given(name=st.sampled_from(sorted(BUILT_IN)), said=st.tuples(contents, contents, contents, contents))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_messages_never_add_or_remove_a_special_piece(name: str, said: tuple[str, str, str, str]) -> None:
     """For any content: the template's special strings, in order; and joined, the pieces are the rendered text."""
     system, *turns = said
@@ -345,9 +346,23 @@ def test_private_characters_of_a_message_stay() -> None:
     assert pieces[1].text == f"\n{private}<|end|>"
 
 
+def test_a_template_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    compile_template = jinja2.Environment.compile
+    monkeypatch.setattr(
+        jinja2.Environment, "compile", lambda *given, **more: compiled.append(given) or compile_template(*given, **more)
+    )
+    mine = ChatTemplate("{{ messages[0].content }} compiled once")
+    for content in ("a", "b<|end|>", "c"):
+        mine.pieces(talk(content), SPECIAL)
+    assert len(compiled) == 1
+
+
 def test_the_longest_special_string_is_found_first() -> None:
     special = SpecialStrings(["<a", "<a>", "<a>b", "b"])
     assert list(special.find("<a<a><a>b<b")) == [(0, "<a"), (2, "<a>"), (5, "<a>b"), (10, "b")]
+    assert list(SpecialStrings([]).find("<a>")) == []
+    assert list(SpecialStrings(["aa", "a]"]).starts("aaa]")) == [(0, "aa"), (1, "aa"), (2, "a]")]
 
 
 # Which template

@@ -56,7 +56,7 @@ def render(
         TemplateMissing: it does not compile or does not render; the message has its line.
     """
     template = _compile(source, name, looked_for)
-    token = _steps_left.set(MAX_STEPS)
+    _steps_left.set(MAX_STEPS)
     parts, length = [], 0
     try:
         for part in template.generate(**variables):
@@ -72,8 +72,6 @@ def render(
         raise TemplateMissing(
             f"The {name} does not render{_at_line(error)}: {reason}. Give another one with --template."
         ) from error
-    finally:
-        _steps_left.reset(token)
     return "".join(parts)
 
 

@@ -9,7 +9,7 @@ changed in the same way, so it is found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -69,19 +69,19 @@ class ChatTemplate:
         No text piece is empty, and no two stand side by side. Raises as `render` does.
         """
         turns = conversation(messages)
-        spares = _private_characters(avoid=[turns, self.source, *special.strings])
+        spares = _private_characters(special.characters.union(self.source, *strings(turns)))
         hiding = Hiding(special, "".join(islice(spares, len(special.first_characters))))
         for turn in turns:
-            turn |= {key: map_strings(value, hiding.hide) for key, value in turn.items() if key != "role"}
+            turn |= {key: map_strings(value, hiding) for key, value in turn.items() if key != "role"}
         text = self._render(turns, add_generation_prompt, hiding)
         pieces, end = [], 0
         for start, string in special.find(text):
             if start > end:
-                pieces.append(Piece(hiding.show(text[end:start]), special=False))
+                pieces.append(Piece(hiding.undo(text[end:start]), special=False))
             pieces.append(Piece(string, special=True))
             end = start + len(string)
         if end < len(text):
-            pieces.append(Piece(hiding.show(text[end:]), special=False))
+            pieces.append(Piece(hiding.undo(text[end:]), special=False))
         return pieces
 
     def _render(self, turns: list[dict[str, Any]], add_generation_prompt: bool, hiding: Hiding | None = None) -> str:
@@ -94,13 +94,11 @@ class ChatTemplate:
             "messages": turns,
             "add_generation_prompt": add_generation_prompt,
         }
-        looked_for = None if hiding is None else hiding.hide
-        return sandbox.render(self.source, variables, name=f"chat template '{self.name}'", looked_for=looked_for)
+        return sandbox.render(self.source, variables, name=f"chat template '{self.name}'", looked_for=hiding)
 
 
-def _private_characters(avoid: Any) -> Iterator[str]:
-    """Characters of the private use areas that occur in no string of `avoid`."""
-    taken = set[str]().union(*strings(avoid))
+def _private_characters(taken: Collection[str]) -> Iterator[str]:
+    """Characters of the private use areas that are not taken."""
     for code in chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE)):
         if chr(code) not in taken:
             yield chr(code)
