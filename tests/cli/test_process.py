@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -23,9 +24,10 @@ def endless(model_folder: Path, tmp_path: Path) -> list[str]:
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-    )
+    """With a buffered pipe, as a shell starts it."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True, env=env)
 
 
 def test_errors_leave_the_process_with_their_exit_code() -> None:
@@ -66,8 +68,9 @@ def test_closed_pipe_ends_the_process_silently(endless: list[str]) -> None:
     assert child.stderr.read() == ""
 
 
-def test_pipe_that_is_closed_before_the_output() -> None:
-    child = start([*LLAMALAB, "--help"])
+@pytest.mark.parametrize("arguments", [["--help"], ["models", "--json"]])
+def test_pipe_that_is_closed_before_the_output(arguments: list[str]) -> None:
+    child = start([*LLAMALAB, *arguments])
     assert child.stdout is not None
     assert child.stderr is not None
     child.stdout.close()

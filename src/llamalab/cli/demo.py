@@ -66,11 +66,15 @@ def demo() -> None:
 
     Shows chat, JSON by a schema, log probabilities of a text, and how fast all that is here.
     """
+    tour(console())
+
+
+def tour(out: Console) -> None:
+    """Show every part once on `out`."""
     started = time.perf_counter()
     from llamalab.chat import EngineChat
     from llamalab.engines import load
 
-    out = console()
     engine = load("pico", n_seq=1)
     try:
         chat = EngineChat(engine)
