@@ -53,19 +53,19 @@ $(VENV)/.ready: pyproject.toml
 	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || printf '%s\n' \
 	  'Installing llamalab into $(VENV). The first time, pip compiles llama.cpp for this machine:' \
 	  '5 to 10 minutes on two cores, with no output meanwhile. pip keeps the result, so later installs take seconds.'
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e .
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e .
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[test]'
 	@touch $@
 
 $(VENV)/.ready-reference: $(VENV)/.ready-test
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q '$(TORCH)' 'transformers>=5'
+	$(BIN)/python -m pip install --disable-pip-version-check -q '$(TORCH)' 'transformers>=5'
 	@touch $@
 
 $(VENV)/.ready-docs: $(VENV)/.ready
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -e '.[docs]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[docs]'
 	@touch $@
 
 # What pip cannot install, said at once rather than after a page of compiler output.

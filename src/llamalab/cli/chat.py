@@ -138,11 +138,11 @@ def _talk(conversation: Conversation, spec: str) -> None:
     """Read and answer until the user leaves."""
     import readline  # noqa: F401  (gives input() editing and history)
 
+    from rich.text import Text
+
     info = conversation.model.info
-    console().print(
-        f"[bold]{info.name}[/bold] ({spec}), context of {info.context_length:,} tokens. "
-        "[dim]/help lists commands, Ctrl-D leaves.[/dim]"
-    )
+    what = f" ({spec}), context of {info.context_length:,} tokens. "
+    console().print(Text.assemble((info.name, "bold"), what, ("/help lists commands, Ctrl-D leaves.", "dim")))
     while True:
         try:
             text = _read_message(input)

@@ -93,18 +93,20 @@ def _introduce(out: Console, engine: Engine, seconds: float) -> None:
     info = engine.info
     _title(out, "The model")
     out.print(
-        f"[bold]{info.name}[/bold], built into llamalab: {info.n_params / 1e6:.1f} million parameters, "
+        f"[bold]pico[/bold], built into llamalab: {info.n_params / 1e6:.1f} million parameters, "
         f"{info.size_bytes / 1e6:.1f} MB, context of {info.n_ctx:,} tokens. Loaded in {seconds:.2f} s, offline.\n"
         "It was trained to show what llamalab does, on simple texts. It is no assistant."
     )
 
 
 def _chat(out: Console, chat: EngineChat, speed: Speed) -> None:
+    from rich.text import Text
+
     _title(out, "Chat")
     for question in QUESTIONS:
         out.print(f"[dim]You [/dim] {question}")
         result = _generate(chat, question, max_tokens=96)
-        out.print(f"[dim]pico[/dim] [bold]{result.text.strip()}[/bold]\n", highlight=False)
+        out.print(Text.assemble(("pico ", "dim"), (result.text.strip(), "bold"), "\n"))
         speed.add(result)
 
 
@@ -114,7 +116,7 @@ def _constrained(out: Console, chat: EngineChat, speed: Speed) -> None:
     out.print(f"Every token that would break the schema ({fields}) is ruled out before one is drawn.")
     result = _generate(chat, QUESTIONS[0], max_tokens=96, schema=json.dumps(SCHEMA))
     speed.add(result)
-    out.print_json(data=json.loads(result.text)) if result.finish_reason == "stop" else out.print(result.text)
+    out.print(json.dumps(json.loads(result.text), indent=2), markup=False)
 
 
 def _log_probabilities(out: Console, chat: EngineChat) -> None:

@@ -23,6 +23,8 @@ def doctor(as_json: JsonOption = False) -> None:
     Looks at versions, llama.cpp, processor and GPU, memory, folders and the built-in model. Ends with "all good", or
     with what is wrong and what to do; the exit code is 1 then.
     """
+    from rich.text import Text
+
     from llamalab.cli.diagnosis import diagnose
 
     diagnosis = diagnose()
@@ -36,7 +38,7 @@ def doctor(as_json: JsonOption = False) -> None:
                 label = name.removesuffix("_bytes").replace("_", " ")
                 out.print(f"  {label:<18} {_readable(name, value)}", markup=False)
         for problem in diagnosis.problems:
-            out.print(f"[bold red]problem:[/bold red] {problem}")
+            out.print(Text.assemble(("problem: ", "bold red"), problem))
         if not diagnosis.problems:
             out.print("[bold green]all good[/bold green]")
     if diagnosis.problems:
