@@ -33,9 +33,11 @@ def write_bpe(
     extra_tokens: int = 0,
     sampling: dict[str, float] | None = None,
     weights: bool = True,
+    quantised: bool = False,
     architecture: str = "llama",
+    pre: str = "gpt-2",
 ) -> Path:
-    """A Llama with a byte-level BPE of 256 bytes, some merges and six control tokens, F32."""
+    """A Llama with a byte-level BPE of 256 bytes, some merges and six control tokens; F32, or Q8_0."""
     tokens, merges = _byte_level_bpe()
     tokens += [f"<unused{i}>" for i in range(extra_tokens)]
     normal = len(tokens)
@@ -43,7 +45,7 @@ def write_bpe(
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([1] * normal + [3] * len(CONTROL))
     writer.add_token_merges(merges)
@@ -58,7 +60,7 @@ def write_bpe(
             writer.add_int32(f"general.sampling.{key}", value)
         else:
             writer.add_float32(f"general.sampling.{key}", value)
-    _write_llama(writer, len(tokens), seed=seed, layers=layers, context=context, weights=weights)
+    _write_llama(writer, len(tokens), seed=seed, layers=layers, context=context, weights=weights, quantised=quantised)
     return path
 
 
@@ -137,7 +139,16 @@ def _bytes_to_unicode() -> list[str]:
     return [chr(b) if b in printable else chr(next(rest)) for b in range(256)]
 
 
-def _write_llama(writer: gguf.GGUFWriter, n_vocab: int, *, seed: int, layers: int, context: int, weights: bool) -> None:
+def _write_llama(
+    writer: gguf.GGUFWriter,
+    n_vocab: int,
+    *,
+    seed: int,
+    layers: int,
+    context: int,
+    weights: bool,
+    quantised: bool = False,
+) -> None:
     writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(layers)
@@ -150,7 +161,11 @@ def _write_llama(writer: gguf.GGUFWriter, n_vocab: int, *, seed: int, layers: in
     writer.add_vocab_size(n_vocab)
     if weights:
         for name, value in llama_weights(n_vocab, seed=seed, layers=layers):
-            writer.add_tensor(name, value)
+            if quantised and value.ndim == 2:
+                q8 = gguf.GGMLQuantizationType.Q8_0
+                writer.add_tensor(name, gguf.quants.quantize(value, q8), raw_dtype=q8)
+            else:
+                writer.add_tensor(name, value)
     _finish(writer)
 
 
@@ -175,6 +190,41 @@ def llama_weights(n_vocab: int, *, seed: int, layers: int = LAYERS) -> Iterator[
         yield f"blk.{i}.ffn_down.weight", matrix(WIDTH, FFN)
     yield "output_norm.weight", np.ones(WIDTH, np.float32)
     yield "output.weight", matrix(n_vocab, WIDTH, 2.0)
+
+
+def reference_logits(ids: list[int], *, n_vocab: int, seed: int = 0, layers: int = LAYERS) -> np.ndarray:
+    """Logits [T, n_vocab] of the model that `write_bpe` writes, computed in float64 from the definition.
+
+    RMS norm, rotary embedding on neighbouring pairs, grouped-query attention and SwiGLU as in the Llama
+    papers; written from them, with nothing shared with the code under test.
+    """
+    w = {name: value.astype(np.float64) for name, value in llama_weights(n_vocab, seed=seed, layers=layers)}
+    x, n, head = w["token_embd.weight"][ids], len(ids), WIDTH // HEADS
+    angles = np.outer(np.arange(n), 10000.0 ** (-np.arange(0, head, 2) / head))
+    cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
+
+    def norm(value: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        return value / np.sqrt((value**2).mean(-1, keepdims=True) + 1e-5) * gain
+
+    def rotate(value: np.ndarray) -> np.ndarray:
+        even, odd = value[..., 0::2], value[..., 1::2]
+        return np.stack([even * cos - odd * sin, even * sin + odd * cos], -1).reshape(value.shape)
+
+    for i in range(layers):
+        h = norm(x, w[f"blk.{i}.attn_norm.weight"])
+        q = rotate((h @ w[f"blk.{i}.attn_q.weight"].T).reshape(n, HEADS, head))
+        k = rotate((h @ w[f"blk.{i}.attn_k.weight"].T).reshape(n, KV_HEADS, head))
+        v = (h @ w[f"blk.{i}.attn_v.weight"].T).reshape(n, KV_HEADS, head)
+        k, v = (np.repeat(t, HEADS // KV_HEADS, axis=1) for t in (k, v))
+        scores = np.einsum("thd,shd->hts", q, k) / np.sqrt(head)
+        scores = np.where(np.tril(np.ones((n, n), bool)), scores, -np.inf)
+        p = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed = np.einsum("hts,shd->thd", p / p.sum(-1, keepdims=True), v).reshape(n, WIDTH)
+        x = x + mixed @ w[f"blk.{i}.attn_output.weight"].T
+        h = norm(x, w[f"blk.{i}.ffn_norm.weight"])
+        gate = h @ w[f"blk.{i}.ffn_gate.weight"].T
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ w[f"blk.{i}.ffn_up.weight"].T)) @ w[f"blk.{i}.ffn_down.weight"].T
+    return norm(x, w["output_norm.weight"]) @ w["output.weight"].T
 
 
 def _finish(writer: gguf.GGUFWriter) -> None:

@@ -122,15 +122,17 @@ def read_header(path: Path) -> Header:
         architecture = _string(gguf, "general.architecture") or ""
         if not architecture:
             raise ModelFileError(f"{path} names no architecture (general.architecture): this is no model file.")
+        _check_tokens(gguf, path)
         arch = architecture
         layers = _integers(gguf, f"{arch}.block_count")
         n_layers = layers[0] if layers else 0
         heads = _integers(gguf, f"{arch}.attention.head_count")
         heads_kv = _integers(gguf, f"{arch}.attention.head_count_kv") or heads
         if len(heads_kv) == 1:
-            heads_kv *= n_layers
+            heads_kv = heads_kv * n_layers
         width = _integers(gguf, f"{arch}.embedding_length")
-        head = width[0] // max(heads) if width and heads and max(heads) else 0
+        most_heads = max([0, *heads])
+        head = width[0] // most_heads if width and most_heads else 0
         key = _integers(gguf, f"{arch}.attention.key_length") or [head]
         value = _integers(gguf, f"{arch}.attention.value_length") or [head]
         return Header(
@@ -169,6 +171,20 @@ def _check_file(path: Path) -> int:
             "Other formats have to be converted to GGUF first."
         )
     return size
+
+
+def _check_tokens(gguf: int, path: Path) -> None:
+    """Refuse a vocabulary with the same token twice: llama.cpp would end the process."""
+    at = _call("gguf_find_key", gguf, b"tokenizer.ggml.tokens")
+    if at < 0 or _call("gguf_get_kv_type", gguf, at) != _ARRAY or _call("gguf_get_arr_type", gguf, at) != _STRING:
+        return
+    seen: dict[bytes, int] = {}
+    for i in range(_call("gguf_get_arr_n", gguf, at)):
+        token: bytes = _item_at(gguf, at, i) or f"[EMPTY_{i}]".encode()
+        if seen.setdefault(token, i) != i:
+            raise ModelFileError(
+                f"{path} is damaged: tokens {seen[token]} and {i} of its vocabulary are the same ({token!r})."
+            )
 
 
 def _string(gguf: int, key: str) -> str | None:
@@ -218,6 +234,7 @@ _library = load_shared_library("ggml-base", api._base_path) if os.name == "nt" e
 _open = _prototype("gguf_init_from_file", ctypes.c_void_p, ctypes.c_char_p, _GgufInit)
 _free = _prototype("gguf_free", ctypes.c_int, ctypes.c_void_p)
 _string_at = _prototype("gguf_get_val_str", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64)
+_item_at = _prototype("gguf_get_arr_str", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t)
 _array_at = _prototype("gguf_get_arr_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 _value_at = _prototype("gguf_get_val_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 _functions = {

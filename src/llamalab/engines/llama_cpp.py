@@ -346,7 +346,7 @@ def _gib(size: int) -> str:
 def _load_adapter(model: int, path: Path) -> int:
     header = read_header(path)
     if header.kind != "adapter":
-        raise ModelFileError(f"{path} is no adapter but a {header.kind}.")
+        raise ModelFileError(f"{path} is not an adapter (its type is {header.kind!r}).")
     forget_errors()
     adapter = api.llama_adapter_lora_init(model, os.fsencode(path))
     if not adapter:

@@ -12,6 +12,7 @@ import atexit
 import ctypes
 import logging
 import os
+import re
 import tempfile
 import threading
 from collections import deque
@@ -111,6 +112,7 @@ SAMPLER_DEFAULTS: Mapping[str, object] = {"no_perf": True}
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _CONTINUED = 5
 _RECENT = 40
+_FUNCTION_NAMES = re.compile(r"^(?:\w+: |error loading model: )+")
 
 _recent: deque[str] = deque(maxlen=_RECENT)
 _partial: dict[int, tuple[int, str]] = {}
@@ -151,17 +153,15 @@ def check_defaults() -> None:
 
 
 def forget_errors() -> None:
-    """Start collecting native warnings and errors afresh, before a call that may fail."""
+    """Start collecting native errors afresh, before a call that may fail."""
     _recent.clear()
 
 
 def native_reason(default: str = "llama.cpp gave no reason") -> str:
-    """What llama.cpp said in the warnings and errors since `forget_errors`, most specific first."""
-    lines = [line for line in _recent if line]
-    if not lines:
-        return default
+    """What llama.cpp said in its first error since `forget_errors`."""
     # The first error is the cause; those after it only report that the caller failed in turn.
-    return lines[0].split(": ", 1)[-1] if ": " in lines[0] else lines[0]
+    first = next((line for line in _recent if line), default)
+    return _FUNCTION_NAMES.sub("", first).rstrip(".")
 
 
 @contextmanager

@@ -7,14 +7,25 @@ Nothing here adds BOS. Models with a SentencePiece vocabulary put a space in fro
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import re
+import threading
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from llamalab.engines.machine import available_memory
 from llamalab.engines.native import api
 from llamalab.errors import EngineError, InputError
 
 _MAX_BYTES = 2**31 - 1
+
+# Byte-level BPEs first split the text by a regular expression. For some models llama.cpp runs it with std::regex,
+# which recurses once per character of a match and would overflow an ordinary stack.
+_LONG_RUN = 1000
+_RUNS = re.compile(rf"\S{{{_LONG_RUN},}}|\s{{{_LONG_RUN},}}")
+_STACK_PER_CHARACTER = 400  # measured: 330 bytes
+_SPARE_STACK = 16 * 2**20
+_stack_lock = threading.Lock()
 
 
 class Vocabulary:
@@ -43,6 +54,7 @@ class Vocabulary:
         self._control: frozenset[int] = frozenset()
         self._alphabet: frozenset[str] | None = None
         self._space_prefix = False
+        self._splits_by_regex: bool = api.llama_vocab_type(vocab) == api.LLAMA_VOCAB_TYPE_BPE
         if self.exists:
             self._read()
 
@@ -59,6 +71,12 @@ class Vocabulary:
         data = encoded(text)
         if self._alphabet is not None:
             self._check_alphabet(text)
+        run = self._longest_run(text)
+        if run:
+            return _with_deep_stack(run, lambda: self._tokenize(data, parse_special))
+        return self._tokenize(data, parse_special)
+
+    def _tokenize(self, data: bytes, parse_special: bool) -> list[int]:
         room = len(data) + 16
         while True:
             ids = np.empty(room, dtype=np.int32)
@@ -149,6 +167,12 @@ class Vocabulary:
             probe = self.tokenize("a") if self._alphabet is None or {"a", "▁"} <= self._alphabet else []
             self._space_prefix = b"".join(self.bytes_of(id) for id in probe).startswith(b" ")
 
+    def _longest_run(self, text: str) -> int:
+        """Length of the longest run without a break, if llama.cpp may recurse over it; else 0."""
+        if len(text) < _LONG_RUN or not self._splits_by_regex:
+            return 0
+        return max((match.end() - match.start() for match in _RUNS.finditer(text)), default=0)
+
     def _piece(self, id: int, *, special: bool) -> bytes:
         if not self.exists:
             return b""
@@ -187,3 +211,35 @@ def encoded(text: str) -> bytes:
     if len(data) > _MAX_BYTES:
         raise InputError(f"The text has {len(data)} bytes; {_MAX_BYTES} can be tokenised at once.")
     return data
+
+
+def _with_deep_stack(run: int, work: Callable[[], list[int]]) -> list[int]:
+    """Do `work` on a thread whose stack is deep enough for a run of so many characters."""
+    size = (_SPARE_STACK + run * _STACK_PER_CHARACTER + 0xFFFF) & ~0xFFFF
+    refused = InputError(f"The text has a run of {run} characters without a break, too long to be tokenised here.")
+    available = available_memory()
+    if available is not None and size > available // 2:
+        raise refused
+    done: list[list[int] | BaseException] = []
+
+    def run_and_keep() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # noqa: BLE001  (raised again below)
+            done.append(error)
+
+    with _stack_lock:
+        before = threading.stack_size()
+        try:
+            threading.stack_size(size)
+            thread = threading.Thread(target=run_and_keep)
+            thread.start()
+        except (ValueError, RuntimeError):
+            raise refused from None
+        finally:
+            threading.stack_size(before)
+    thread.join()
+    (result,) = done
+    if isinstance(result, BaseException):
+        raise result
+    return result

@@ -110,7 +110,8 @@ def checked_header(path: Path, *, vocab_only: bool) -> Header:
     headers = [read_header(part) for part in parts]
     header = headers[0]
     if header.kind != "model":
-        raise ModelFileError(f"{path} holds no model but a {header.kind}; give it as an option of its base model.")
+        what = "an adapter" if header.kind == "adapter" else repr(header.kind)
+        raise ModelFileError(f"{path} holds {what}, not a model; adapters are given as an option of their base model.")
     if sum(h.n_tensors for h in headers) == 0 and not vocab_only:
         raise ModelFileError(
             f"{path} holds a vocabulary and no weights: it can tokenise text (vocab_only=True), not generate."

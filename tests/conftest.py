@@ -1,0 +1,57 @@
+"""Tiny models shared by all tests and all test processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import tiny
+
+if TYPE_CHECKING:
+    from llamalab.engines.llama_cpp import LlamaCppEngine
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """One folder for the whole run, whichever process writes a file first."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "tiny-models"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(model_folder: Path) -> Path:
+    """A random two-layer Llama with a byte-level BPE, F32."""
+    return tiny.once(model_folder, "tiny.gguf", tiny.write_bpe)
+
+
+@pytest.fixture(scope="session")
+def tiny_q8_gguf(model_folder: Path) -> Path:
+    """The same in Q8_0."""
+    return tiny.once(model_folder, "tiny-q8.gguf", lambda path: tiny.write_bpe(path, quantised=True))
+
+
+@pytest.fixture(scope="session")
+def tiny_spm_gguf(model_folder: Path) -> Path:
+    """A random Llama with a SentencePiece vocabulary, F32."""
+    return tiny.once(model_folder, "tiny-spm.gguf", tiny.write_spm)
+
+
+@pytest.fixture(scope="session")
+def tiny_lora(model_folder: Path) -> Path:
+    """A LoRA adapter for `tiny_gguf`."""
+    return tiny.once(model_folder, "lora.gguf", tiny.write_lora)
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_gguf: Path) -> Iterator[LlamaCppEngine]:
+    """An engine on `tiny_gguf`: one thread, four sequences, everything in float32."""
+    from llamalab.engines.llama_cpp import LlamaCppEngine
+
+    options = {"n_seq": 4, "type_k": "f32", "type_v": "f32", "flash_attn": False}  # flash attention rounds to float16
+    with LlamaCppEngine(tiny_gguf, n_threads=1, **options) as engine:
+        yield engine
