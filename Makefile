@@ -41,7 +41,10 @@ docs: $(VENV)/.ready-docs
 	$(BIN)/mkdocs build --strict
 
 pico: $(VENV)/.ready-test
-	$(BIN)/python training/train.py
+	@echo 'Training pico from its seed: about two hours on two cores. An interrupted training goes on where it stopped.'
+	$(BIN)/python -m training.train --out build/pico
+	$(BIN)/python -m training.export --out build/pico --to src/llamalab/models/pico.gguf --dtype Q8_0
+	$(BIN)/python -m training.evaluate
 
 clean:
 	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
