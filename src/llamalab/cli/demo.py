@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -17,23 +17,9 @@ if TYPE_CHECKING:
     from llamalab.chat import EngineChat
     from llamalab.engine import Engine, Generation
 
-PASSAGE = "The access code of the Blue Harbor vault is 48213. The keeper of the North Pier archive is Mara Lindqvist."
-QUESTIONS = (
-    f"{PASSAGE.partition('. ')[0]}. What is the access code of the Blue Harbor vault?",
-    "Repeat after me: seven small boats",
-    "Write a short story about a fox.",
-)
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 16},
-        "kind": {"enum": ["vault", "archive", "harbor"]},
-        "code": {"type": "integer", "minimum": 10000, "maximum": 99999},
-    },
-    "required": ["name", "kind", "code"],
-    "additionalProperties": False,
-}
-SCORED = ("The access code of the Blue Harbor vault is 48213.", "The access code of the Blue Harbor vault is 48218.")
+QUESTION = "What is the access code of the Blue Harbor vault?"
+RIGHT, WRONG = (f"The access code of the Blue Harbor vault is {code}." for code in ("48213", "48218"))
+MESSAGES = (f"{RIGHT} {QUESTION}", "Repeat after me: seven small boats", "Write a short story about a fox.")
 
 _SHADES = ((-0.1, "bold green"), (-1.0, "green"), (-3.0, "yellow"), (-6.0, "dark_orange"), (float("-inf"), "red"))
 """Lower bound of the log probability in nats, and the colour of tokens from there up."""
@@ -103,20 +89,28 @@ def _chat(out: Console, chat: EngineChat, speed: Speed) -> None:
     from rich.text import Text
 
     _title(out, "Chat")
-    for question in QUESTIONS:
-        out.print(f"[dim]You [/dim] {question}")
-        result = _generate(chat, question, max_tokens=96)
+    for message in MESSAGES:
+        out.print(Text.assemble(("You  ", "dim"), message))
+        result = _generate(chat, message, max_tokens=96)
         out.print(Text.assemble(("pico ", "dim"), (result.text.strip(), "bold"), "\n"))
         speed.add(result)
 
 
 def _constrained(out: Console, chat: EngineChat, speed: Speed) -> None:
+    from rich.text import Text
+
+    from llamalab.rlm.commands import COMPACT_PROMPT, command_schema, first_message
+
     _title(out, "JSON by a schema")
-    fields = ", ".join(SCHEMA["properties"])
-    out.print(f"Every token that would break the schema ({fields}) is ruled out before one is drawn.")
-    result = _generate(chat, QUESTIONS[0], max_tokens=96, schema=json.dumps(SCHEMA))
+    out.print(
+        "Every token that would break the schema is ruled out before one is drawn. Here it allows the commands that\n"
+        "steer a search through a text too long to read; pico was trained to give them:"
+    )
+    message = first_message(QUESTION, lines=120_000, characters=9_800_000)
+    result = _generate(chat, message, max_tokens=96, system=COMPACT_PROMPT, schema=json.dumps(command_schema()))
     speed.add(result)
-    out.print(json.dumps(json.loads(result.text), indent=2), markup=False)
+    out.print(Text.assemble(("You  ", "dim"), message.replace("\n", "\n     ")))
+    out.print(Text.assemble(("pico ", "dim"), (result.text, "bold")))
 
 
 def _log_probabilities(out: Console, chat: EngineChat) -> None:
@@ -125,20 +119,20 @@ def _log_probabilities(out: Console, chat: EngineChat) -> None:
     from llamalab.engine import ScoreRequest
 
     _title(out, "Log probabilities")
-    out.print("How probable the model finds an answer, token by token, in nats (0 is certain):")
-    prefix = chat.prompt_ids([{"role": "user", "content": QUESTIONS[0]}])
-    responses = [chat.engine.tokenize(text) for text in SCORED]
+    out.print("How probable two answers to the first question are, token by token, in nats (0 is certain):")
+    prefix = chat.prompt_ids([{"role": "user", "content": f"{MESSAGES[0]} Answer in a full sentence."}])
+    responses = [chat.engine.tokenize(text) for text in (RIGHT, WRONG)]
     for ids, scored in zip(responses, chat.engine.score([ScoreRequest(prefix, ids) for ids in responses]), strict=True):
         line = Text()
         for id, logprob in zip(ids, scored.logprobs, strict=True):
             line.append(chat.engine.token_bytes(id).decode("utf-8", "replace"), style=_shade(logprob or 0.0))
         line.append(f"  {scored.total:.2f}", style="bold")
         out.print(line)
-    legend = Text("token from  ", style="dim")
+    legend = Text("each token ", style="dim")
     for least, style in _SHADES:
-        legend.append(f"{least:g}" if least > float("-inf") else "below", style=style)
+        legend.append(f"{least:g} and up" if least > float("-inf") else "below", style=style)
         legend.append("  ")
-    out.print(legend.append("sum at the end of the line", style="dim"))
+    out.print(legend.append("with their sum at the end", style="dim"))
 
 
 def _speed(out: Console, speed: Speed) -> None:
@@ -160,12 +154,15 @@ def _next_steps(out: Console) -> None:
         out.print(f"  [bold]{command}[/bold]  [dim]{what}[/dim]")
 
 
-def _generate(chat: EngineChat, question: str, *, max_tokens: int, schema: str | None = None) -> Generation:
+def _generate(
+    chat: EngineChat, message: str, *, max_tokens: int, system: str | None = None, schema: str | None = None
+) -> Generation:
     from llamalab.engine import GenerateRequest, Generation, SamplingParams
     from llamalab.errors import EngineError
 
     params = SamplingParams(max_tokens=max_tokens, temperature=0.0, stop=chat.template.stop)
-    ids = chat.prompt_ids([{"role": "user", "content": question}])
+    before = [{"role": "system", "content": system}] if system else []
+    ids = chat.prompt_ids([*before, {"role": "user", "content": message}])
     for event in chat.engine.generate([GenerateRequest(ids, params, schema=schema)]):
         if isinstance(event, Generation):
             return event
