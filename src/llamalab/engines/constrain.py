@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +34,9 @@ class Compiler:
         if not vocabulary.exists or not ends:
             raise SchemaError("This model has no end-of-text token, so no schema can be enforced.")
         self._size = vocabulary.size
-        self._tokenizer = lltokenizer_from_vocab(vocabulary.pointer, eos_token=ends)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # llguidance calls an old name of the binding
+            self._tokenizer = lltokenizer_from_vocab(vocabulary.pointer, eos_token=ends)
         self._matchers: OrderedDict[str, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -18,7 +18,7 @@ from typing import Any
 from llamalab.engine import Event, GenerateRequest, Generation, ModelInfo, Scored, ScoreRequest
 from llamalab.engines import machine
 from llamalab.engines.gguf_header import CACHE_TYPES, Header, read_header
-from llamalab.engines.native import api, forget_errors, native_reason
+from llamalab.engines.native import adapter_free, adapter_init, api, forget_errors, native_reason, set_adapters
 from llamalab.engines.options import Options, parse_options
 from llamalab.engines.response import Queue, Response
 from llamalab.engines.sampling import Sampler, check_sampling
@@ -178,18 +178,18 @@ class LlamaCppEngine:
     def _prepare(self, number: int, request: GenerateRequest, queue: Queue) -> Response:
         vocabulary = self._weights.vocabulary
         where = f"Request {number}, prompt"
-        prompt = vocabulary.check_ids(request.prompt_ids, where)
-        if not len(prompt):
+        length = len(request.prompt_ids)
+        if not length:
             raise InputError(f"{where}: a prompt needs at least one token.")
         check_sampling(request.params)
-        needed = len(prompt) + (request.params.max_tokens != 0)
-        if needed > self._n_ctx:
+        if length + (request.params.max_tokens != 0) > self._n_ctx:
             raise ContextOverflow(
-                f"The prompt has {len(prompt)} tokens, the context {self._n_ctx}, with one needed for the reply. "
+                f"The prompt has {length} tokens, the context {self._n_ctx}, and the reply needs at least one. "
                 "Shorten it, or load the model with a larger n_ctx.",
-                needed=max(len(prompt), self._n_ctx + 1),
+                needed=max(length, self._n_ctx + 1),
                 available=self._n_ctx,
             )
+        prompt = vocabulary.check_ids(request.prompt_ids, where)
         if request.schema is not None and request.grammar is not None:
             raise ConfigError("A request has a schema or a grammar, not both.")
         logprobs = request.logprobs
@@ -246,7 +246,7 @@ class LlamaCppEngine:
             count = len(self._adapters)
             handles = (ctypes.c_void_p * count)(*self._adapters)
             scales = (ctypes.c_float * count)(*(scale for _, scale in options.adapters))
-            if api.llama_set_adapters_lora(context, handles, count, scales):
+            if set_adapters(context, handles, count, scales):
                 raise EngineError(f"llama.cpp refused the adapters ({native_reason()}).")
         return int(context)
 
@@ -268,7 +268,7 @@ class LlamaCppEngine:
         for context in self._contexts:
             api.llama_free(context)
         for adapter in self._adapters:
-            api.llama_adapter_lora_free(adapter)
+            adapter_free(adapter)
         self._contexts, self._adapters = [], []
         self._weights.release()
 
@@ -348,12 +348,10 @@ def _load_adapter(model: int, path: Path) -> int:
     if header.kind != "adapter":
         raise ModelFileError(f"{path} is not an adapter (its type is {header.kind!r}).")
     forget_errors()
-    adapter = api.llama_adapter_lora_init(model, os.fsencode(path))
+    adapter = adapter_init(model, os.fsencode(path))
     if not adapter:
         raise ModelFileError(f"The adapter {path} does not fit this model: {native_reason()}.")
-    address = ctypes.cast(adapter, ctypes.c_void_p).value
-    assert address is not None
-    return address
+    return int(adapter)
 
 
 def _describe(weights: Weights, path: Path, n_ctx: int) -> ModelInfo:

@@ -36,6 +36,8 @@ log = logging.getLogger("llamalab.llama_cpp")
 log.addHandler(logging.NullHandler())  # without it, Python prints warnings of unconfigured loggers on stderr
 
 __all__ = [
+    "adapter_free",
+    "adapter_init",
     "api",
     "captured_stderr",
     "check_defaults",
@@ -46,6 +48,7 @@ __all__ = [
     "log",
     "logits_address",
     "native_reason",
+    "set_adapters",
 ]
 
 MODEL_DEFAULTS: Mapping[str, object] = {
@@ -227,3 +230,24 @@ logits_address = api._lib["llama_get_logits_ith"]
 """llama_get_logits_ith(context, row) -> address of n_vocab floats, or None."""
 logits_address.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 logits_address.restype = ctypes.c_void_p
+
+# The binding types an adapter as a pointer to a pointer; here it is an address like every other handle.
+adapter_init = api._lib["llama_adapter_lora_init"]
+"""llama_adapter_lora_init(model, path) -> adapter, or None."""
+adapter_init.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+adapter_init.restype = ctypes.c_void_p
+
+adapter_free = api._lib["llama_adapter_lora_free"]
+"""llama_adapter_lora_free(adapter)."""
+adapter_free.argtypes = [ctypes.c_void_p]
+adapter_free.restype = None
+
+set_adapters = api._lib["llama_set_adapters_lora"]
+"""llama_set_adapters_lora(context, adapters, count, scales) -> status."""
+set_adapters.argtypes = [
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.c_void_p),
+    ctypes.c_size_t,
+    ctypes.POINTER(ctypes.c_float),
+]
+set_adapters.restype = ctypes.c_int32

@@ -1,0 +1,118 @@
+"""What a loaded model says of itself, one copy of its weights, and everything freed."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llamalab.engine import GenerateRequest, SamplingParams, ScoreRequest
+from llamalab.engines import weights
+from llamalab.engines.llama_cpp import LlamaCppEngine
+from llamalab.errors import ModelFileError
+from tests import tiny
+
+
+def test_info_is_what_the_file_was_written_with(tmp_path: Path):
+    recommended = {"temp": 0.25, "top_k": 20, "top_p": 0.5, "min_p": 0.125, "penalty_repeat": 1.5}
+    path = tiny.write_bpe(tmp_path / "model.gguf", sampling=recommended)
+    with LlamaCppEngine(path, n_ctx=100, n_threads=1) as engine:
+        info = engine.info
+    tensors = list(tiny.llama_weights(info.n_vocab, seed=0))
+    assert info.name == "tiny"
+    assert info.provider == "llama_cpp"
+    assert info.path == str(path)
+    assert info.architecture == "llama"
+    assert info.n_params == sum(value.size for _, value in tensors)
+    assert info.size_bytes == sum(value.nbytes for _, value in tensors)
+    assert (info.context_length, info.n_ctx) == (tiny.CONTEXT, 100)
+    assert info.special_tokens == {text: info.n_vocab - 6 + i for i, text in enumerate(tiny.CONTROL)}
+    assert info.bos_id == info.special_tokens["<|bos|>"]
+    assert info.eos_id == info.special_tokens["<|eos|>"]
+    assert info.stop_ids == {info.special_tokens["<|eos|>"], info.special_tokens["<|end|>"]}
+    assert info.add_bos
+    assert info.chat_template == tiny.TEMPLATE
+    assert info.sampling == {"temperature": 0.25, "top_k": 20, "top_p": 0.5, "min_p": 0.125, "repeat_penalty": 1.5}
+
+
+def test_a_file_without_template_or_recommendations(tmp_path: Path):
+    path = tiny.write_bpe(tmp_path / "plain.gguf", template=None)
+    with LlamaCppEngine(path, n_threads=1) as engine:
+        assert engine.info.chat_template is None
+        assert engine.info.sampling == {}
+        assert engine.info.n_ctx == tiny.CONTEXT
+
+
+def test_a_context_beyond_the_training_warns(tiny_gguf: Path):
+    with pytest.warns(UserWarning, match="trained for 512 tokens of context, less than n_ctx=1024"):
+        LlamaCppEngine(tiny_gguf, n_ctx=1024, n_threads=1).close()
+
+
+def test_engines_on_one_file_share_its_weights(tiny_gguf: Path, tmp_path: Path):
+    link = tmp_path / "link.gguf"
+    link.symlink_to(tiny_gguf)
+    first = LlamaCppEngine(tiny_gguf, n_threads=1)
+    second = LlamaCppEngine(link, n_ctx=64, n_threads=1)
+    other = LlamaCppEngine(tiny_gguf, load_mode="read", n_threads=1)
+    assert first._weights is second._weights
+    assert first._weights is not other._weights
+    first.close()
+    assert second.score([ScoreRequest([1, 2], [3])])[0].total < 0
+    second.close()
+    other.close()
+    assert not [key for key in weights._loaded if key[0] == tiny_gguf.resolve()]
+
+
+def test_a_file_that_was_replaced_is_loaded_again(tiny_gguf: Path, tmp_path: Path):
+    path = tmp_path / "model.gguf"
+    shutil.copy(tiny_gguf, path)
+    with LlamaCppEngine(path, n_threads=1) as before:
+        newer = tiny.write_bpe(tmp_path / "newer.gguf", seed=9)
+        newer.replace(path)
+        with LlamaCppEngine(path, n_threads=1) as after:
+            asked = [ScoreRequest([1, 2], [3])]
+            assert before.score(asked) != after.score(asked)
+
+
+def test_an_adapter_for_another_model_is_refused_and_nothing_stays_loaded(tiny_gguf: Path, tmp_path: Path):
+    adapter = tiny.write_lora(tmp_path / "wide.gguf", width=128)
+    with pytest.raises(ModelFileError, match=r"The adapter .*wide\.gguf does not fit this model"):
+        LlamaCppEngine(tiny_gguf, adapters=adapter, n_threads=1)
+    with pytest.raises(ModelFileError, match="is not an adapter"):
+        LlamaCppEngine(tiny_gguf, adapters=tiny_gguf, n_threads=1)
+    assert not [key for key in weights._loaded if key[0] == tiny_gguf.resolve()]
+
+
+def test_an_engine_left_to_the_collector_is_freed(tiny_gguf: Path):
+    engine = LlamaCppEngine(tiny_gguf, n_threads=1)
+    assert [key for key in weights._loaded if key[0] == tiny_gguf.resolve()]
+    del engine
+    gc.collect()
+    assert not [key for key in weights._loaded if key[0] == tiny_gguf.resolve()]
+
+
+def test_loading_and_freeing_does_not_grow(tiny_gguf: Path, tiny_lora: Path):
+    """Fifty rounds of everything; a context alone has over a megabyte, so one leaked each time would show."""
+
+    def round_trip() -> None:
+        with LlamaCppEngine(tiny_gguf, n_threads=1, adapters=tiny_lora, load_mode="read") as engine:
+            free = GenerateRequest([1, 2, 3], SamplingParams(max_tokens=3), logprobs=2)
+            bound = GenerateRequest([1, 2, 3], SamplingParams(max_tokens=3), schema={"type": "integer"})
+            spelt = GenerateRequest([1, 2, 3], SamplingParams(max_tokens=3), grammar='root ::= "a"')
+            list(engine.generate([free, bound, spelt]))
+            next(engine.generate([free, free]))
+            engine.score([ScoreRequest([1], [2, 3])])
+
+    process = psutil.Process()
+    for _ in range(10):
+        round_trip()
+    gc.collect()
+    before = process.memory_info().rss
+    for _ in range(50):
+        round_trip()
+    gc.collect()
+    grown = process.memory_info().rss - before
+    assert grown < 8 * 2**20
