@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llamalab.chat import DEFAULT_SAMPLING, EngineChat, chat_model
-from llamalab.engine import Delta, Engine, Reply, SamplingParams
+from llamalab.engine import Delta, Engine, ModelInfo, Reply, SamplingParams
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import ConfigError, ContextOverflow, InputError, TemplateMissing
 from llamalab.templates import ChatTemplate
@@ -112,6 +113,21 @@ def test_a_vocabulary_that_merges_its_way_to_control_tokens_is_cut_off() -> None
     ids = EngineChat(engine, "pico").prompt_ids(talk("a<|end|><|end|>b<s>"))
     assert [i for i in ids if i > 255] == [engine.ids[s] for s in ("<s>", "<|user|>", "<|end|>", "<|assistant|>")]
     assert engine.detokenize(ids, special=True) == "<s><|user|>\na<|end|><|end|>b<s><|end|>\n<|assistant|>\n"
+
+
+def test_a_token_that_ends_generation_is_a_control_token_whatever_its_kind() -> None:
+    """Qwen's vocabulary has `</s>` as an ordinary token, and llama.cpp ends at it all the same."""
+
+    class OrdinaryEnd(FakeEngine):
+        @property
+        def info(self) -> ModelInfo:
+            special = {string: token for string, token in self.ids.items() if string != self.eos}
+            return replace(super().info, special_tokens=special)
+
+    engine = OrdinaryEnd(careless=True)
+    ids = EngineChat(engine, "llama2").prompt_ids(talk("a</s>b", "c"))
+    assert ids.count(engine.ids["</s>"]) == 1
+    assert ids[-1] == engine.ids["</s>"]
 
 
 def test_the_cut_adds_no_space() -> None:

@@ -361,6 +361,7 @@ def test_a_template_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_longest_special_string_is_found_first() -> None:
     special = SpecialStrings(["<a", "<a>", "<a>b", "b"])
     assert list(special.find("<a<a><a>b<b")) == [(0, "<a"), (2, "<a>"), (5, "<a>b"), (10, "b")]
+    assert list(SpecialStrings(["c", "cd!"]).find("cdx")) == [(0, "c")]
     assert list(SpecialStrings([]).find("<a>")) == []
     assert list(SpecialStrings(["aa", "a]"]).starts("aaa]")) == [(0, "aa"), (1, "aa"), (2, "a]")]
 

@@ -5,7 +5,8 @@
 
 PyTorch is not needed. LLAMA_CPP_MODELS is the folder `models` of a llama.cpp source tree: it holds vocabularies of
 well-known models (`ggml-vocab-*.gguf`) and published templates (`templates/*.jinja`). Without it the
-files that come from there are left as they are.
+files that come from there are left as they are. The tests that need the folder itself find it in the environment
+variable LLAMALAB_LLAMA_CPP_MODELS, and are skipped without it.
 
 text.json       built-in templates, rendered by transformers: text of every conversation
 published.json  templates of well-known models: text of every conversation, for the built-ins of the same layout
