@@ -67,6 +67,15 @@ def test_ids_are_those_of_transformers(small: dict[str, Engine], vocabulary: str
     assert {case: summary(chat, case) for case in CONVERSATIONS} == expected
 
 
+@pytest.mark.reference
+@pytest.mark.parametrize("vocabulary", SMALL)
+def test_golden_ids_are_what_transformers_gives_today(vocabulary: str) -> None:
+    pytest.importorskip("transformers")
+    from tests.reference.make_chat_golden import ids_of
+
+    assert ids_of(golden(vocabulary)["vocabulary"], BUILT_IN) == golden(vocabulary)["ids"]
+
+
 @pytest.mark.parametrize("vocabulary", ["llama-bpe", "llama-spm", "phi-3", "qwen2", "gpt-2"])
 @pytest.mark.skipif(not MODELS.is_dir(), reason="LLAMALAB_LLAMA_CPP_MODELS is not a folder")
 def test_ids_are_those_of_transformers_for_well_known_models(vocabulary: str) -> None:
