@@ -38,7 +38,7 @@ bench: $(VENV)/.ready-test
 	$(BIN)/python benchmarks/generate.py
 
 docs: $(VENV)/.ready-docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 pico: $(VENV)/.ready-test
 	@echo 'Training pico from its seed: about two hours on two cores. An interrupted training goes on where it stopped.'

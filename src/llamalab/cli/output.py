@@ -16,6 +16,9 @@ from llamalab.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+_CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+"""What a model must not send to a terminal: escape sequences could move the cursor, or worse."""
+
 _PIPE_WIDTH = 10_000
 """Columns of a table that goes into a pipe: nothing is cut off for a screen that is not there."""
 
@@ -58,8 +61,11 @@ def print_error(message: str) -> None:
 
 
 def write(text: str) -> None:
-    """Text on standard output, at once: a reader sees every token as it comes."""
-    sys.stdout.write(text)
+    """A model's text on standard output, at once: a reader sees every token as it comes.
+
+    On a terminal, control characters are replaced; a pipe gets the text as it is.
+    """
+    sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
