@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gguf
 import pytest
 
 from llamalab.checkpoints import locate as locate_module
@@ -120,3 +121,9 @@ def test_name_of_a_repository_says_how_to_download_it() -> None:
 def test_empty_name() -> None:
     with pytest.raises(ModelNotFound):
         locate("")
+
+
+def test_the_built_in_model_is_listed_as_what_its_file_says() -> None:
+    reader = gguf.GGUFReader(locate("pico"))
+    kind = gguf.LlamaFileType(int(reader.get_field("general.file_type").contents()))
+    assert kind.name == f"MOSTLY_{local_models()[0].quantisation}"
