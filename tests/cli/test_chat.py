@@ -6,8 +6,10 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,6 +77,23 @@ def test_a_message_that_cannot_be_answered_is_not_kept(conversation: Conversatio
     with pytest.raises(ContextOverflow):
         conversation.say("too long")
     assert [turn["content"] for turn in conversation.turns] == ["one", "one"]
+
+
+def test_ctrl_c_ends_the_reply_and_keeps_what_was_said(
+    conversation: Conversation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stream(*_: object, cancel: threading.Event, **__: object) -> Iterator[Delta | Reply]:
+        yield Delta("half")
+        signal.raise_signal(signal.SIGINT)
+        assert cancel.is_set()
+        yield Reply("half", (), "cancelled", Usage(), Timings(), "echo")
+
+    conversation.model.stream = stream  # type: ignore[method-assign]
+    before = signal.getsignal(signal.SIGINT)
+    assert conversation.say("go on").finish_reason == "cancelled"
+    assert capsys.readouterr().out == "half\n"
+    assert conversation.turns[-1]["content"] == "half"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_reset_keeps_the_system_message_and_system_starts_afresh(conversation: Conversation) -> None:
