@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-reference lint bench docs pico clean check-system
@@ -64,7 +63,7 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	@touch $@
 
 $(VENV)/.ready-reference: $(VENV)/.ready-test
-	$(BIN)/python -m pip install --disable-pip-version-check -q '$(TORCH)' 'transformers>=5'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[test,reference]'
 	@touch $@
 
 $(VENV)/.ready-docs: $(VENV)/.ready
