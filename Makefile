@@ -15,7 +15,7 @@ help:
 	@echo 'make bench       generation speed against bare llama.cpp'
 	@echo 'make docs        build the documentation into site/'
 	@echo 'make pico        train the built-in model again from its seed (about two hours on two cores)'
-	@echo 'make clean       remove $(VENV) and everything built'
+	@echo 'make clean       remove $(VENV), caches and packages (a training in build/ stays)'
 
 demo: $(VENV)/.ready
 	@$(BIN)/llamalab demo
@@ -46,7 +46,7 @@ pico: $(VENV)/.ready-test
 	$(BIN)/python -m training.evaluate
 
 clean:
-	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # One stamp per set of packages; each is as old as the last install that pyproject.toml asked for.
 $(VENV)/.ready: pyproject.toml
