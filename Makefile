@@ -43,7 +43,8 @@ pico: $(VENV)/.ready-test
 	@echo 'Training pico from its seed: about two hours on two cores. An interrupted training goes on where it stopped.'
 	$(BIN)/python -m training.train --out build/pico
 	$(BIN)/python -m training.export --out build/pico --to src/llamalab/models/pico.gguf --dtype Q8_0
-	$(BIN)/python -m training.evaluate
+	$(BIN)/python -m training.evaluate --json > build/pico/evaluation.json
+	$(BIN)/python -m training.card --log build/pico/log.jsonl --results build/pico/evaluation.json
 
 clean:
 	rm -rf $(VENV) dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

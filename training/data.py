@@ -9,13 +9,16 @@ from random import Random
 import numpy as np
 from tokenizers import Tokenizer
 
-from training.tasks import TASKS, Episode
+from training.tasks import EARLY, LATE, Episode, repeat
 
 BUCKETS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512)
 """Row lengths. A batch holds rows of one length, and each length is compiled once per shared prefix."""
 
 TOKENS_PER_BATCH = 4096
 """Rows times row length of a batch."""
+
+HOLD = 1000
+"""Steps at full learning rate, on the early mixture of tasks; then the rate falls in a straight line to zero."""
 
 COPYING_FIRST = 200
 """Steps over which the surplus of copying fades."""
@@ -107,9 +110,9 @@ def batches(encoder: Encoder, seed: int) -> Iterator[Batch]:
 
 def draw(rng: Random, step: int) -> Episode:
     """One episode: mostly copying at first, then everything; the number of facts grows until `FULL_LEVEL`."""
-    early = max(0.0, 1 - step / COPYING_FIRST)
-    shares = [share + (2.0 * early if name == "repeat" else 0.0) for name, (_, share) in TASKS.items()]
-    task, _ = TASKS[rng.choices(list(TASKS), shares)[0]]
+    tasks = EARLY if step < HOLD else LATE
+    surplus = 2.0 * max(0.0, 1 - step / COPYING_FIRST)
+    (task,) = rng.choices(list(tasks), [share + (surplus if task is repeat else 0.0) for task, share in tasks.items()])
     return task(rng, min(1.0, step / FULL_LEVEL))
 
 

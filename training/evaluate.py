@@ -86,7 +86,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2_000_003)
     parser.add_argument("--only", help="measure only tasks whose name contains this")
     parser.add_argument("--threads", type=int, help="default: every physical core")
-    parser.add_argument("--free", action="store_true", help="let the root write freely instead of holding it to its commands")
+    parser.add_argument(
+        "--free", action="store_true", help="let the root write freely instead of holding it to its commands"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with_model = EngineChat(load(arguments.model, n_ctx=1024, n_seq=AT_ONCE, n_threads=arguments.threads))
@@ -95,10 +97,16 @@ def main() -> None:
         if arguments.only and arguments.only not in task:
             continue
         rng = Random(f"{arguments.seed}/{task}/{wording}")
-        result = measure(with_model, task, wording, [maker(rng, wording) for _ in range(arguments.n)], free=arguments.free)
+        result = measure(
+            with_model, task, wording, [maker(rng, wording) for _ in range(arguments.n)], free=arguments.free
+        )
         results.append(result)
         if not arguments.json:
-            print(f"{task:32} {wording:18} {result.rate:.3f}  [{result.low:.3f}, {result.high:.3f}]  n={result.n}  malformed={result.malformed}", flush=True)
+            print(
+                f"{task:32} {wording:14} {result.rate:.3f}  [{result.low:.3f}, {result.high:.3f}]"
+                f"  n={result.n}  malformed={result.malformed}",
+                flush=True,
+            )
     if arguments.json:
         print(json.dumps([asdict(result) for result in results], indent=1))
     with_model.close()
@@ -175,7 +183,9 @@ def document(rng: Random, lines: Sequence[str]) -> list[Line]:
 
 def root(text: list[Line], asked: str, expected: str) -> Dialogue:
     opening = first_message(asked, lines=len(text), characters=sum(len(line.text) + 1 for line in text))
-    return Dialogue([{"role": "system", "content": COMPACT_PROMPT}, {"role": "user", "content": opening}], expected, text)
+    return Dialogue(
+        [{"role": "system", "content": COMPACT_PROMPT}, {"role": "user", "content": opening}], expected, text
+    )
 
 
 def a_fact(rng: Random, wording: str) -> Fact:
@@ -243,7 +253,9 @@ def passage(n: int) -> Maker:
 def absent(n: int) -> Maker:
     def make(rng: Random, wording: str) -> Dialogue:
         facts, fact = tasks.passage_facts(rng, n + 1, held_out=True)
-        return _ask(rng, wording, [statement(rng, f, style(wording)) for f in facts if f is not fact], fact, tasks.NOT_IN_TEXT)
+        return _ask(
+            rng, wording, [statement(rng, f, style(wording)) for f in facts if f is not fact], fact, tasks.NOT_IN_TEXT
+        )
 
     return make
 
@@ -284,7 +296,7 @@ CELLS: tuple[tuple[str, str, Maker], ...] = (
     *(("repeat", wording, repeat) for wording in _WORDINGS),
     ("sums of two-digit numbers", "canonical", sums),
 )
-"""Every cell: task, wording, and how a conversation is made. All names are held out; made-up ones are stranger still."""
+"""Every cell: task, wording, and how a conversation is made. All names are held out."""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Turn trained weights into the GGUF file that llamalab ships.
 
-    python -m training.export --out build/pico --to src/llamalab/models/pico.gguf --dtype Q8_0
+python -m training.export --out build/pico --to src/llamalab/models/pico.gguf --dtype Q8_0
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from llamalab.checkpoints.gguf import BPEVocabulary, TensorType, write_gguf
 from llamalab.llama.weights import LayerWeights, XfmrWeights
 from llamalab.templates.builtin import BUILT_IN
-from training.tokenizer import SPECIALS
+from training.tokenizer import SPECIALS, TOKENIZER
 from training.train import CONFIG
 
 
@@ -30,7 +30,7 @@ def main() -> None:
         arguments.to,
         load_weights(arguments.out / "weights.npz"),
         CONFIG,
-        load_vocabulary(arguments.out / "tokenizer.json"),
+        load_vocabulary(TOKENIZER),
         name="pico",
         dtype=arguments.dtype,
         chat_template=BUILT_IN["pico"],

@@ -30,8 +30,10 @@ def _place(rng: Random) -> str:
     return words.syllables(rng)
 
 
-def _tag(rng: Random) -> str:
-    return "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(rng.randint(1, 3))) + "-" + digits(rng, rng.randint(2, 4))
+def tag(rng: Random) -> str:
+    """Letters and digits, like a serial number."""
+    letters = "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(rng.randint(1, 3)))
+    return f"{letters}-{digits(rng, rng.randint(2, 4))}"
 
 
 def _unit(*units: str) -> Callable[[Random], str]:
@@ -64,10 +66,14 @@ class Attribute:
 
 
 ATTRIBUTES = (
-    Attribute("access code", _code, ("To open the {E}, enter {V}.", "Dial {V} at the {E} to get in.", "The {E} opens with {V}.")),
+    Attribute(
+        "access code",
+        _code,
+        ("To open the {E}, enter {V}.", "Dial {V} at the {E} to get in.", "The {E} opens with {V}."),
+    ),
     Attribute("pin", _code, ("Type {V} to unlock the {E}.", "The lock of the {E} takes {V}.")),
     Attribute("phone number", lambda rng: digits(rng, 7), ("Call the {E} at {V}.", "You reach the {E} under {V}.")),
-    Attribute("serial number", _tag, ("The plate on the {E} reads {V}.", "The {E} is registered as {V}.")),
+    Attribute("serial number", tag, ("The plate on the {E} reads {V}.", "The {E} is registered as {V}.")),
     Attribute("room number", _number, ("Visitors of the {E} go to room {V}.", "In the {E}, look for room {V}.")),
     Attribute("password", _word, ("Say {V} to enter the {E}.", "The guard of the {E} wants to hear {V}.")),
     Attribute("owner", _person, ("The {E} belongs to {V}.", "{V} bought the {E}.")),
@@ -80,7 +86,9 @@ ATTRIBUTES = (
     Attribute("height", _unit("meters", "feet"), ("The {E} stands {V} tall.", "The {E} rises {V} above the ground.")),
     Attribute("weight", _unit("tons", "kilos"), ("On the scale the {E} shows {V}.",)),
     Attribute("price", _unit("dollars", "euros"), ("The {E} costs {V}.", "You pay {V} for the {E}.")),
-    Attribute("capacity", _unit("people", "liters", "seats"), ("The {E} holds {V}.", "There is space for {V} in the {E}.")),
+    Attribute(
+        "capacity", _unit("people", "liters", "seats"), ("The {E} holds {V}.", "There is space for {V} in the {E}.")
+    ),
     Attribute("opening time", _clock, ("The {E} opens at {V}.", "Doors of the {E} open at {V}.")),
     Attribute("closing time", _clock, ("The {E} shuts at {V}.",)),
     Attribute("year of construction", _year, ("The {E} was built in {V}.", "Workers finished the {E} in {V}.")),
@@ -92,7 +100,7 @@ ATTRIBUTES = (
     Attribute("number of workers", _number, ("{V} workers are busy in the {E}.",)),
     Attribute("secret word", _word),
     Attribute("lucky number", _number),
-    Attribute("badge", _tag),
+    Attribute("badge", tag),
     Attribute("main supplier", _person),
     Attribute("network name", _word),
     Attribute("budget", _unit("dollars")),
@@ -214,14 +222,49 @@ def question(rng: Random, fact: Fact, style: str = "any") -> str:
     return fact.fill(rng.choice(QUESTIONS))
 
 
-_SUBJECTS = ("The guests", "Two workers", "A neighbor", "The children", "Nobody", "An old clerk", "The mayor", "Some visitors", "The crew", "A letter")
-_VERBS = ("talked about", "walked past", "forgot", "praised", "waited for", "painted", "wrote about", "looked at", "asked about", "remembered")
-_OBJECTS = ("the weather", "the new road", "a broken clock", "the river", "a box of nails", "the music", "an empty chair", "the long winter", "a map", "the bread")
+_SUBJECTS = (
+    "The guests",
+    "Two workers",
+    "A neighbor",
+    "The children",
+    "Nobody",
+    "An old clerk",
+    "The mayor",
+    "Some visitors",
+    "The crew",
+    "A letter",
+)
+_VERBS = (
+    "talked about",
+    "walked past",
+    "forgot",
+    "praised",
+    "waited for",
+    "painted",
+    "wrote about",
+    "looked at",
+    "asked about",
+    "remembered",
+)
+_OBJECTS = (
+    "the weather",
+    "the new road",
+    "a broken clock",
+    "the river",
+    "a box of nails",
+    "the music",
+    "an empty chair",
+    "the long winter",
+    "a map",
+    "the bread",
+)
 _ENDS = ("", " in the morning", " last year", " again", " without a word", " for an hour", " before noon", " every day")
 
 
 def filler(rng: Random) -> str:
     """A sentence without any fact in it."""
     if rng.random() < 0.2:
-        return rng.choice(("The grass is green.", "The sky is blue.", "The sun is yellow.", "Here we go.", "There and back again."))
+        return rng.choice(
+            ("The grass is green.", "The sky is blue.", "The sun is yellow.", "Here we go.", "There and back again.")
+        )
     return f"{rng.choice(_SUBJECTS)} {rng.choice(_VERBS)} {rng.choice(_OBJECTS)}{rng.choice(_ENDS)}."

@@ -19,7 +19,7 @@ from llamalab.rlm.commands import (
 )
 from llamalab.rlm.search import Line
 from training import words
-from training.facts import ATTRIBUTES, Fact, filler, make_fact, question, statement
+from training.facts import Fact, filler, make_fact, question, statement, tag
 
 NOT_IN_TEXT = "not in the text"
 """What pico answers when a passage does not hold the answer."""
@@ -106,7 +106,20 @@ HELD_OUT_COUNTS = (
     "How many lines do you see with {W}?",
 )
 LEVELS = ("ERROR", "WARN", "WARNING", "INFO", "DEBUG", "FATAL", "TRACE", "NOTICE", "CRITICAL")
-EVENTS = ("timeout", "login", "logout", "retry", "upload", "download", "restart", "backup", "payment", "delivery", "refund", "crash")
+EVENTS = (
+    "timeout",
+    "login",
+    "logout",
+    "retry",
+    "upload",
+    "download",
+    "restart",
+    "backup",
+    "payment",
+    "delivery",
+    "refund",
+    "crash",
+)
 
 
 def root_count(rng: Random, _level: float, *, style: str = "any") -> Episode:
@@ -142,7 +155,13 @@ def count_word(rng: Random) -> str:
         return rng.choice(LEVELS)
     if pick < 0.6:
         return rng.choice(EVENTS)
-    return rng.choice(words.NOUNS) if pick < 0.75 else words.syllables(rng).upper() if pick < 0.85 else words.syllables(rng)
+    return (
+        rng.choice(words.NOUNS)
+        if pick < 0.75
+        else words.syllables(rng).upper()
+        if pick < 0.85
+        else words.syllables(rng)
+    )
 
 
 def log_line(rng: Random, word: str) -> str:
@@ -270,7 +289,15 @@ SUB_PROMPTS = (
 def passage(rng: Random, level: float) -> Episode:
     """One fact among several is asked for. `level` in [0, 1] sets how many there can be."""
     most = 1 + round(11 * level)
-    n = rng.randint(1, most) if rng.random() < 0.6 else rng.randint(1, min(most, 4))
+    return _passage_of(rng, rng.randint(1, most) if rng.random() < 0.6 else rng.randint(1, min(most, 4)))
+
+
+def short_passage(rng: Random, level: float) -> Episode:
+    """As `passage`, but mostly one to three facts."""
+    return _passage_of(rng, rng.randint(1, 3) if rng.random() < 0.7 else rng.randint(1, 1 + round(11 * level)))
+
+
+def _passage_of(rng: Random, n: int) -> Episode:
     facts, fact = passage_facts(rng, n)
     known = rng.random() >= 0.18
     sentences = [statement(rng, f) for f in facts if known or f is not fact]
@@ -347,6 +374,12 @@ def repeat(rng: Random, level: float) -> Episode:
     text = something(rng, 2 + round(14 * max(level, 0.2)))
     asked = REPEATS[0] if rng.random() < 0.3 else rng.choice(REPEATS)
     return Episode("repeat", (asked.replace("{X}", text), text))
+
+
+def repeat_number(rng: Random, _level: float) -> Episode:
+    """Say the same digits again."""
+    text = words.digits(rng, rng.randint(3, 9)) if rng.random() < 0.7 else tag(rng)
+    return Episode("repeat", (rng.choice(REPEATS).replace("{X}", text), text))
 
 
 def something(rng: Random, most: int) -> str:
@@ -463,16 +496,36 @@ def _tale(rng: Random, animal: str, name: str, place: str) -> str:
                 f"One evening {name} heard a strange sound.",
             )
         ),
-        rng.choice((f"Then {b} {friend} came and asked for help.", f"{name} met {b} {friend}, and they talked for a long time.")),
-        rng.choice((f"Together they walked through the {place}.", f"{name} was not afraid.", f"The {friend} laughed and sat down.")),
-        rng.choice((f"In the end {name} and the {friend} were friends.", f"And so {name} went home happy.", f"From then on the {animal} was never alone.")),
+        rng.choice(
+            (
+                f"Then {b} {friend} came and asked for help.",
+                f"{name} met {b} {friend}, and they talked for a long time.",
+            )
+        ),
+        rng.choice(
+            (
+                f"Together they walked through the {place}.",
+                f"{name} was not afraid.",
+                f"The {friend} laughed and sat down.",
+            )
+        ),
+        rng.choice(
+            (
+                f"In the end {name} and the {friend} were friends.",
+                f"And so {name} went home happy.",
+                f"From then on the {animal} was never alone.",
+            )
+        ),
     ]
     return " ".join(parts)
 
 
 TALK = (
     (("Hello", "Hello!", "Hi", "Hi!", "Good morning", "Hey", "Hello there", "Good day"), "Hello! How can I help?"),
-    (("Who are you?", "What are you?", "What is your name?", "Tell me about yourself.", "Introduce yourself."), "I am pico, a very small language model."),
+    (
+        ("Who are you?", "What are you?", "What is your name?", "Tell me about yourself.", "Introduce yourself."),
+        "I am pico, a very small language model.",
+    ),
     (
         ("What can you do?", "How can you help?", "What are you good at?", "What do you know?", "Help"),
         "I can answer from a text you give me, repeat what you say, and tell short stories.",
@@ -480,8 +533,14 @@ TALK = (
     (("How are you?", "How do you do?", "Are you well?"), "I am well. What can I do for you?"),
     (("Thank you", "Thanks", "Thanks!", "Thank you very much."), "You are welcome."),
     (("Bye", "Goodbye", "Good night", "See you"), "Goodbye!"),
-    (("Who made you?", "Where do you come from?", "Who trained you?"), "I come with llamalab, which trained me on text it made itself."),
-    (("How big are you?", "How many parameters do you have?", "What size are you?"), "I have a few million parameters."),
+    (
+        ("Who made you?", "Where do you come from?", "Who trained you?"),
+        "I come with llamalab, which trained me on text it made itself.",
+    ),
+    (
+        ("How big are you?", "How many parameters do you have?", "What size are you?"),
+        "I have a few million parameters.",
+    ),
 )
 
 
@@ -496,11 +555,27 @@ def talk(rng: Random, _level: float) -> Episode:
 
 
 SUMS = (
-    "What is {A} plus {B}?", "{A} + {B} =", "{A}+{B}", "Add {A} and {B}.", "What is {A} + {B}?", "What is the sum of {A} and {B}?",
-    "How much is {A} plus {B}?", "{A} plus {B}?", "Compute {A} + {B}.", "Calculate {A} plus {B}.", "Tell me {A} plus {B}.",
-    "Sum {A} and {B}.", "What do {A} and {B} make?", "What does {A} + {B} give?", "Work out {A} + {B}.", "Please add {A} and {B}.",
-    "How much is {A} + {B}?", "What do you get for {A} plus {B}?", "Give me {A} + {B}.", "{A} and {B} together make what?",
-)  # fmt: skip
+    "What is {A} plus {B}?",
+    "{A} + {B} =",
+    "{A}+{B}",
+    "Add {A} and {B}.",
+    "What is {A} + {B}?",
+    "What is the sum of {A} and {B}?",
+    "How much is {A} plus {B}?",
+    "{A} plus {B}?",
+    "Compute {A} + {B}.",
+    "Calculate {A} plus {B}.",
+    "Tell me {A} plus {B}.",
+    "Sum {A} and {B}.",
+    "What do {A} and {B} make?",
+    "What does {A} + {B} give?",
+    "Work out {A} + {B}.",
+    "Please add {A} and {B}.",
+    "How much is {A} + {B}?",
+    "What do you get for {A} plus {B}?",
+    "Give me {A} + {B}.",
+    "{A} and {B} together make what?",
+)
 
 
 def sums(rng: Random, _level: float) -> Episode:
@@ -512,18 +587,31 @@ def sums(rng: Random, _level: float) -> Episode:
 
 
 Task = Callable[[Random, float], Episode]
-TASKS: dict[str, tuple[Task, float]] = {
-    "root find": (root_find, 0.15),
-    "root retry": (root_retry, 0.09),
-    "root not found": (root_not_found, 0.07),
-    "root count": (root_count, 0.08),
-    "passage": (passage, 0.40),
-    "repeat": (repeat, 0.10),
-    "list": (simple_list, 0.02),
-    "story": (story, 0.04),
-    "talk": (talk, 0.03),
-    "sum": (sums, 0.02),
+EARLY: dict[Task, float] = {
+    root_find: 0.15,
+    root_retry: 0.09,
+    root_not_found: 0.07,
+    root_count: 0.08,
+    passage: 0.40,
+    repeat: 0.10,
+    simple_list: 0.02,
+    story: 0.04,
+    talk: 0.03,
+    sums: 0.02,
 }
-"""Each task with its share of the episodes once training is under way."""
+"""Each task with its share of the episodes in the first part of training."""
 
-assert len({a.name for a in ATTRIBUTES}) == len(ATTRIBUTES)
+LATE: dict[Task, float] = {
+    root_find: 0.17,
+    root_retry: 0.10,
+    root_not_found: 0.06,
+    root_count: 0.11,
+    short_passage: 0.36,
+    repeat: 0.07,
+    repeat_number: 0.05,
+    simple_list: 0.015,
+    story: 0.03,
+    talk: 0.025,
+    sums: 0.01,
+}
+"""The same while the learning rate falls: exact copying is what is left to learn, and many facts are out of reach."""

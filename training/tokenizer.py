@@ -1,8 +1,15 @@
-"""pico's tokeniser: byte-level BPE whose merges never cross white space or a digit."""
+"""pico's tokeniser: byte-level BPE whose merges never cross white space or a digit.
+
+    python -m training.tokenizer    # learn it anew, into training/tokenizer.json
+
+Another tokeniser makes another model: the one in the repository belongs to the weights that are shipped.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from random import Random
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -10,6 +17,7 @@ SPECIALS = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 """Control tokens; they are ids 0 to 4."""
 
 VOCAB_SIZE = 1024
+TOKENIZER = Path(__file__).with_name("tokenizer.json")
 
 
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
@@ -36,3 +44,17 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def main() -> None:
+    """Learn from a sample of what pico is trained on."""
+    from training.data import draw
+
+    rng = Random(7)
+    sample = [draw(rng, step=10_000) for _ in range(20_000)]
+    systems = {episode.system for episode in sample if episode.system}
+    train_tokenizer([*(turn for episode in sample for turn in episode.turns), *sorted(systems)]).save(str(TOKENIZER))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
     python -m training.train --out build/pico
 
-Writes `tokenizer.json`, `weights.npz` (float32, the last state) and `log.jsonl` (loss by step) as it goes,
+Writes `weights.npz` (float32, the last state) and `log.jsonl` (loss by step) as it goes,
 and goes on where it stopped when called again.
 """
 
@@ -15,7 +15,6 @@ import time
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import jax
@@ -29,17 +28,14 @@ from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig
 from llamalab.llama.model import xfmr
 from llamalab.llama.weights import LayerWeights, XfmrWeights, count_parameters, init_weights
-from training.data import Batch, Encoder, batches, draw
-from training.tokenizer import VOCAB_SIZE, train_tokenizer
+from training.data import HOLD, Encoder, batches
+from training.tokenizer import TOKENIZER, VOCAB_SIZE
 
 CONFIG = LlamaConfig(
     dim=256, n_layers=4, n_heads=8, n_kv_heads=4, head_dim=32, ffn_dim=768, vocab_size=VOCAB_SIZE, max_seq_len=2048
 )
 SEED = 7
-STEPS = 3600
-HOLD = 1000
-"""Steps at full learning rate; from there it falls in a straight line to zero at the last step."""
-
+STEPS = 3300
 CHECKPOINT_EVERY = 100
 
 
@@ -57,7 +53,7 @@ def train(out: Path, *, steps: int, stop_at: int) -> None:
     """Train for `steps` steps in folder `out`, beginning with what is there."""
     out.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
-    tokenizer = load_tokenizer(out / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
     optimizer = make_optimizer(steps)
     weights = init_weights(CONFIG, jax.random.key(SEED))
     state = optimizer.init(weights)
@@ -82,19 +78,12 @@ def train(out: Path, *, steps: int, stop_at: int) -> None:
             log.write(json.dumps(row) + "\n")
             if i % 20 == 0:
                 log.flush()
-                print(f"{i} {tokens / 1e6:.2f}M tokens {seconds:.0f}s loss {row['loss']:.3f} said {row['said']:.3f}", flush=True)
+                print(
+                    f"{i} {tokens / 1e6:.2f}M tokens {seconds:.0f}s loss {row['loss']:.3f} said {row['said']:.3f}",
+                    flush=True,
+                )
             if i % CHECKPOINT_EVERY == 0 or i == stop_at:
                 save(out, i, seconds, tokens, weights, state)
-
-
-def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokeniser in `path`, learnt from a sample of the tasks if it is not there yet."""
-    if not path.exists():
-        rng = Random(SEED)
-        sample = [draw(rng, step=10_000) for _ in range(20_000)]
-        systems = {episode.system for episode in sample if episode.system}
-        train_tokenizer([*(turn for episode in sample for turn in episode.turns), *sorted(systems)]).save(str(path))
-    return Tokenizer.from_file(str(path))
 
 
 def make_optimizer(steps: int) -> optax.GradientTransformation:
@@ -141,7 +130,10 @@ def save(out: Path, step: int, seconds: float, tokens: int, weights: XfmrWeights
     temporary = out / "state.tmp"
     temporary.write_bytes(pickle.dumps((step, seconds, tokens, *held)))
     temporary.replace(out / "state.pkl")
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(held[0])}
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(held[0])
+    }
     with (out / "weights.tmp").open("wb") as file:
         np.savez(file, **named)
     (out / "weights.tmp").replace(out / "weights.npz")

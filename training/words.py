@@ -5,35 +5,41 @@ from __future__ import annotations
 import zlib
 from random import Random
 
-ADJECTIVES = """amber ancient bitter black blue bold brass brave bright broken bronze calm carved clear cold copper coral
-crimson crooked crystal damp dark deep distant double dry dusty eager early east empty fading faint far fast final flat
-floating frozen gentle giant gilded glass golden grand granite gray great green hidden hollow honest humble icy iron ivory
-jade last late lazy little lonely long lost loud low lucky marble mellow misty modern narrow new noble north old olive open
-orange pale paper pearl plain polished proud purple quick quiet rapid rare red royal ruby rusty sacred sandy scarlet secret
-shallow sharp silent silver simple slow small smooth soft solid south spare steady steep stone stormy strange sunny swift
-tall thin tidy tiny upper velvet violet warm weary west white wide wild windy winter wise wooden yellow young""".split()
+ADJECTIVES = """amber ancient bitter black blue bold brass brave bright broken bronze calm carved clear cold copper
+coral crimson crooked crystal damp dark deep distant double dry dusty eager early east empty fading
+faint far fast final flat floating frozen gentle giant gilded glass golden grand granite gray great
+green hidden hollow honest humble icy iron ivory jade last late lazy little lonely long lost loud
+low lucky marble mellow misty modern narrow new noble north old olive open orange pale paper pearl
+plain polished proud purple quick quiet rapid rare red royal ruby rusty sacred sandy scarlet secret
+shallow sharp silent silver simple slow small smooth soft solid south spare steady steep stone
+stormy strange sunny swift tall thin tidy tiny upper velvet violet warm weary west white wide wild
+windy winter wise wooden yellow young""".split()
 
-NOUNS = """acorn anchor apple arrow badger barley basin beacon bear beaver birch bird bolt bramble branch brook buffalo
-canyon castle cedar cherry cliff cloud clover comet coral corner crane creek crow crown dawn deer delta dolphin dove dragon
-dune eagle echo elm ember falcon feather fern field finch fire flame flint forest fox frost garden gate glacier goose grove
-gull harbor hare hawk hazel heath heron hill hollow horizon horse island ivy jackal juniper kettle lagoon lake lantern larch
-lark leaf lily lion lotus lynx maple marsh meadow mill moon moss mountain needle night oak ocean orchid osprey otter owl
-panda pebble pepper pine planet plum pond poplar prairie rabbit rain raven reef ridge river robin rock rose sail salmon
-sand seal shadow shell shore sky snow sparrow spring spruce star storm stream sun swan temple thistle thorn thunder tiger
-trail tree tulip turtle valley violet walnut water wave well whale willow wind wing wolf wren""".split()
+NOUNS = """acorn anchor apple arrow badger barley basin beacon bear beaver birch bird bolt bramble branch brook
+buffalo canyon castle cedar cherry cliff cloud clover comet coral corner crane creek crow crown dawn
+deer delta dolphin dove dragon dune eagle echo elm ember falcon feather fern field finch fire flame
+flint forest fox frost garden gate glacier goose grove gull harbor hare hawk hazel heath heron hill
+hollow horizon horse island ivy jackal juniper kettle lagoon lake lantern larch lark leaf lily lion
+lotus lynx maple marsh meadow mill moon moss mountain needle night oak ocean orchid osprey otter owl
+panda pebble pepper pine planet plum pond poplar prairie rabbit rain raven reef ridge river robin
+rock rose sail salmon sand seal shadow shell shore sky snow sparrow spring spruce star storm stream
+sun swan temple thistle thorn thunder tiger trail tree tulip turtle valley violet walnut water wave
+well whale willow wind wing wolf wren""".split()
 
-KINDS = """vault station hotel bridge laboratory museum library tower garden school ship mine camp clinic archive depot
-farm factory observatory theater castle market bakery hospital airport warehouse office lighthouse academy workshop cafe
-club bank studio institute reactor gallery tunnel temple village""".split()
+KINDS = """vault station hotel bridge laboratory museum library tower garden school ship mine camp clinic
+archive depot farm factory observatory theater castle market bakery hospital airport warehouse
+office lighthouse academy workshop cafe club bank studio institute reactor gallery tunnel temple
+village""".split()
 
-FIRST_NAMES = """Ada Alan Amir Anna Ben Carla Chen Clara Dana David Elena Emil Erik Eva Felix Fiona Grace Hana Henry Hugo Ida
-Igor Iris Ivan Jack Jana Jonas Karl Kate Lara Leo Lena Lily Luca Maria Mara Marco Mia Mina Nadia Nina Noah Nora Olga Omar
-Oscar Otto Paula Peter Petra Rita Rosa Sam Sara Sofia Tara Tim Tom Uma Vera Victor Wanda Yara Zoe""".split()
+FIRST_NAMES = """Ada Alan Amir Anna Ben Carla Chen Clara Dana David Elena Emil Erik Eva Felix Fiona Grace Hana Henry
+Hugo Ida Igor Iris Ivan Jack Jana Jonas Karl Kate Lara Leo Lena Lily Luca Maria Mara Marco Mia Mina
+Nadia Nina Noah Nora Olga Omar Oscar Otto Paula Peter Petra Rita Rosa Sam Sara Sofia Tara Tim Tom
+Uma Vera Victor Wanda Yara Zoe""".split()
 
 FRUITS = "apple pear plum cherry peach banana orange lemon grape melon fig mango kiwi lime berry".split()
 COLORS = "red blue green yellow black white orange purple brown pink gray silver gold violet".split()
-ANIMALS = """fox bear wolf owl hare deer lion tiger mouse cat dog horse goat duck swan frog crow otter seal whale rabbit
-turtle sparrow badger""".split()
+ANIMALS = """fox bear wolf owl hare deer lion tiger mouse cat dog horse goat duck swan frog crow otter seal whale
+rabbit turtle sparrow badger""".split()
 PLACES = "forest valley village meadow mountain river garden desert island city harbor castle".split()
 TOOLS = "hammer saw drill axe rope knife ladder shovel brush needle pen lamp".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()

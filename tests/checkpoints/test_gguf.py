@@ -65,7 +65,13 @@ def test_what_is_written_is_what_loads(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     weights = random_weights(CONFIG)
     write_gguf(
-        path, weights, CONFIG, byte_vocabulary(262), name="m", chat_template="{{ 'x' }}", sampling={"temp": 0.25, "top_k": 7}
+        path,
+        weights,
+        CONFIG,
+        byte_vocabulary(262),
+        name="m",
+        chat_template="{{ 'x' }}",
+        sampling={"temp": 0.25, "top_k": 7},
     )
     assert not list(tmp_path.glob("*.part"))
     with LlamaCppEngine(path) as engine:

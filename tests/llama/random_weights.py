@@ -8,7 +8,9 @@ from llamalab.llama.config import LlamaConfig
 from llamalab.llama.weights import LayerWeights, XfmrWeights
 
 
-def random_weights(config: LlamaConfig, seed: int = 0, *, tied: bool = False, embedding_scale: float = 1.0) -> XfmrWeights:
+def random_weights(
+    config: LlamaConfig, seed: int = 0, *, tied: bool = False, embedding_scale: float = 1.0
+) -> XfmrWeights:
     """Normal matrices scaled by their width, norms around 1."""
     rng = np.random.default_rng(seed)
     D, F = config.dim, config.ffn_dim
@@ -22,7 +24,15 @@ def random_weights(config: LlamaConfig, seed: int = 0, *, tied: bool = False, em
 
     layers = tuple(
         LayerWeights(
-            matrix(N, D), matrix(M, D), matrix(M, D), matrix(D, N), matrix(F, D), matrix(D, F), matrix(F, D), norm(), norm()
+            matrix(N, D),
+            matrix(M, D),
+            matrix(M, D),
+            matrix(D, N),
+            matrix(F, D),
+            matrix(D, F),
+            matrix(F, D),
+            norm(),
+            norm(),
         )
         for _ in range(config.n_layers)
     )

@@ -51,7 +51,7 @@ def test_cached_decode_equals_full_forward(weights: XfmrWeights) -> None:
 
 
 def test_shared_prefix_equals_repeated_prefix(weights: XfmrWeights) -> None:
-    """A prefix computed once for a batch gives each row the logits, and the loss the gradient, of a prefix of its own."""
+    """A prefix computed once for a batch gives each row the logits, and a loss the gradient, of its own prefix."""
     prefix, rows = tokens(9), tokens(12, seed=1, batch=3)
 
     def shared(weights: XfmrWeights) -> jax.Array:

@@ -91,9 +91,7 @@ def byte_tokenizer() -> llguidance.LLTokenizer:
 
 def walk(schema: dict[str, object], rng: Random, tokenizer: llguidance.LLTokenizer) -> bytes:
     """A random sentence of the schema's language: each byte drawn from those allowed, ends preferred."""
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(
-        schema, overrides={"whitespace_flexible": False}
-    )
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
     matcher = llguidance.LLMatcher(tokenizer, grammar)
     said = bytearray()
     while not matcher.is_stopped():
@@ -122,9 +120,7 @@ def test_every_sentence_of_the_schema_is_a_command() -> None:
 
 def test_every_written_command_is_a_sentence_of_the_schema() -> None:
     """The grammar lets through what the root was taught to write."""
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(
-        command_schema(), overrides={"whitespace_flexible": False}
-    )
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(command_schema(), overrides={"whitespace_flexible": False})
     for line in (GOLDEN / "commands.jsonl").read_text().splitlines():
         matcher = llguidance.LLMatcher(byte_tokenizer(), grammar)
         assert matcher.consume_tokens(list(line.encode()))

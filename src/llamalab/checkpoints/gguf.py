@@ -135,7 +135,10 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: BPEVocabulary) -> None:
     writer.add_token_list(list(vocabulary.tokens))
     writer.add_token_merges(list(vocabulary.merges))
     writer.add_token_types(
-        [gguf.TokenType.CONTROL if i in vocabulary.control else gguf.TokenType.NORMAL for i in range(len(vocabulary.tokens))]
+        [
+            gguf.TokenType.CONTROL if i in vocabulary.control else gguf.TokenType.NORMAL
+            for i in range(len(vocabulary.tokens))
+        ]
     )
     if vocabulary.bos_id is not None:
         writer.add_bos_token_id(vocabulary.bos_id)

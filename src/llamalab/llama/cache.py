@@ -25,7 +25,7 @@ class KVCache(NamedTuple):
     v: tuple[Array, ...]
 
     @classmethod
-    def new(cls, config: LlamaConfig, batch: int, length: int, dtype: jnp.dtype = jnp.float32) -> KVCache:  # type: ignore[assignment]
+    def new(cls, config: LlamaConfig, batch: int, length: int, dtype: jnp.dtype = jnp.float32) -> KVCache:
         """An empty cache of `length` slots for `batch` sequences."""
         empty = jnp.zeros((batch, length, config.n_kv_heads, config.head_dim), dtype)
         return cls((empty,) * config.n_layers, (empty,) * config.n_layers)
@@ -50,4 +50,7 @@ class KVCache(NamedTuple):
 
     def shared_by(self, batch: int) -> KVCache:
         """The same keys and values for each of `batch` sequences: a prefix computed once."""
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), self)
+        def share(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+            return tuple(jnp.broadcast_to(x, (batch, *x.shape[1:])) for x in arrays)
+
+        return KVCache(share(self.k), share(self.v))

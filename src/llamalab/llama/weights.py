@@ -59,7 +59,8 @@ def init_weights(config: LlamaConfig, key: Array, *, tied: bool = True) -> XfmrW
     keys = iter(jax.random.split(key, 2 + 7 * config.n_layers))
 
     def matrix(rows: int, columns: int, scale: float = 1.0) -> Array:
-        return jax.random.normal(next(keys), (rows, columns), jnp.float32) * (scale * columns**-0.5)
+        drawn: Array = jax.random.normal(next(keys), (rows, columns), jnp.float32)
+        return drawn * (scale * columns**-0.5)
 
     def layer() -> LayerWeights:
         return LayerWeights(

@@ -1,0 +1,1 @@
+"""Recursive language models: questions over texts that a model never sees whole."""

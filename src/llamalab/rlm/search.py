@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import re2
 
-FUNCTION_WORDS = frozenset("a an and are at by did do does for from has have in is it its of on or the to was with".split())
+FUNCTION_WORDS = frozenset(
+    "a an and are at by did do does for from has have in is it its of on or the to was with".split()
+)
 """Words that do not count when a line is asked to hold all words."""
 
 

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+from training.data import HOLD, OTHER_WEIGHT, Encoder, batches, draw
+from training.tokenizer import TOKENIZER
+
+from llamalab.rlm.commands import parse_command
+from training import facts, tasks, words
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder(Tokenizer.from_file(str(TOKENIZER)))
+
+
+@pytest.mark.parametrize(
+    ("trained", "held_out"),
+    [
+        (facts.QUESTIONS, facts.HELD_OUT_QUESTIONS),
+        (facts.STATEMENTS, facts.HELD_OUT_STATEMENTS),
+        (tasks.COUNTS, tasks.HELD_OUT_COUNTS),
+        (tasks.LAYOUTS, tasks.HELD_OUT_LAYOUTS),
+        (tasks.REPEATS, tasks.HELD_OUT_REPEATS),
+        (tasks.LISTS, tasks.HELD_OUT_LISTS),
+        (tasks.STORIES, tasks.HELD_OUT_STORIES),
+        (tasks.SUMS, ()),
+    ],
+)
+def test_every_task_has_twenty_phrasings_and_holds_some_back(
+    trained: tuple[str, ...], held_out: tuple[str, ...]
+) -> None:
+    assert len(set(trained)) >= 20
+    assert not set(trained) & set(held_out)
+
+
+def test_training_never_sees_a_held_out_name() -> None:
+    rng = Random(0)
+    assert not any(words.is_held_out(words.entity(rng)) for _ in range(2000))
+    assert all(words.is_held_out(words.entity(rng, held_out=True)) for _ in range(200))
+    for _ in range(500):
+        a, b = (int(n) for n in "".join(c if c.isdigit() else " " for c in tasks.sums(rng, 1.0).turns[0]).split())
+        assert not words.is_held_out(f"{a}+{b}")
+
+
+def test_what_a_root_says_is_commands_and_its_answer_stands_in_the_last_block() -> None:
+    """Every assistant turn of a root parses; an answer is in the block before it, or nothing is."""
+    rng = Random(1)
+    for _ in range(300):
+        for task in (tasks.root_find, tasks.root_retry, tasks.root_not_found, tasks.root_count):
+            turns = task(rng, 1.0).turns
+            commands = [parse_command(turn) for turn in turns[1::2]]
+            assert [c.op for c in commands][-1] == "final"
+            answer = commands[-1].answer  # type: ignore[union-attr]
+            assert answer == tasks.NOT_FOUND or answer in turns[-2]
+
+
+def test_a_passage_answers_itself_or_says_it_does_not() -> None:
+    rng = Random(2)
+    seen = set()
+    for _ in range(500):
+        asked, answer = tasks.passage(rng, 1.0).turns
+        absent = answer == tasks.NOT_IN_TEXT
+        seen.add(absent)
+        assert absent or answer.casefold() in asked.casefold() or answer.endswith(".")
+    assert seen == {True, False}
+
+
+def test_batches_repeat_and_weigh_what_pico_says(encoder: Encoder) -> None:
+    """The same seed gives the same batches; padding weighs nothing, pico's own words one."""
+    first, again = (batches(encoder, seed=3) for _ in range(2))
+    for _ in range(5):
+        one, other = next(first), next(again)
+        np.testing.assert_array_equal(one.ids, other.ids)
+        np.testing.assert_array_equal(one.prefix, other.prefix)
+        assert set(np.unique(one.weights)) <= {np.float32(x) for x in (0.0, OTHER_WEIGHT, 1.0)}
+        assert not one.weights[one.ids == encoder.pad].any()
+        assert (one.weights == 1).any(axis=1).all()
+
+
+def test_both_mixtures_draw_all_their_tasks() -> None:
+    for step, mixture in ((HOLD - 1, tasks.EARLY), (HOLD, tasks.LATE)):
+        assert sum(mixture.values()) == pytest.approx(1.0)
+        rng = Random(4)
+        drawn = {draw(rng, step).task for _ in range(1500)}
+        assert drawn == {task(Random(0), 1.0).task for task in mixture}
+
+
+def test_layout_is_the_chat_template_of_the_shipped_model(encoder: Encoder) -> None:
+    """The ids of a conversation in training are those that chat sends."""
+    from llamalab.chat import EngineChat
+    from llamalab.engines import load
+
+    rng = Random(5)
+    chat = EngineChat(load("pico", vocab_only=True))
+    for _ in range(60):
+        episode = draw(rng, 5000)
+        ids = encoder.system(episode.system) + encoder.turns(episode.turns)[0]
+        roles = ["user", "assistant"] * len(episode.turns)
+        messages = [{"role": "system", "content": episode.system}] if episode.system else []
+        messages += [{"role": role, "content": turn} for role, turn in zip(roles, episode.turns, strict=False)]
+        sent = chat.prompt_ids(messages, add_generation_prompt=False)
+        assert sent[:-1] == ids
+        assert chat.engine.detokenize(sent[-1:]) == "\n"
+    chat.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "  two  spaces ",
+        "line\n\n\nbreaks\r\n\ttab",
+        "don't we'll I'M",
+        "x=1.5e-3;y²",
+        "Ünïcödé 漢字 🙂🏽",
+        "a" * 500,
+        '{"op":"find","text":"a\\"b"}',
+        "",
+        "٣٤",
+    ],
+)
+def test_runtime_cuts_text_as_the_tokeniser_does(encoder: Encoder, text: str) -> None:
+    from llamalab.engines import load
+
+    engine = load("pico", vocab_only=True)
+    assert engine.tokenize(text) == encoder.text(text)
+    assert engine.detokenize(encoder.text(text)) == text
+    engine.close()
