@@ -78,7 +78,7 @@ chance. It exists so that everything in llamalab can be tried and tested without
 | vocabulary | 1,024, byte-level BPE; white space and digits stand alone |
 | context | trained on conversations of up to 660 tokens; the file says 2,048, beyond 660 nothing is promised |
 | file | Q8_0, 3.7 MB; recommends temperature 0 |
-| data | {last["tokens"] / 1e6:.1f} million tokens, made by `training/tasks.py`, nothing twice; no text from anywhere else |
+| data | {last["tokens"] / 1e6:.1f} million tokens, made by `training/tasks.py`, nothing twice; no other text |
 | training | {last["step"]:.0f} steps of 4,096 positions, Muon and AdamW, float32, JAX |
 | time | {last["seconds"] / 60:.0f} minutes on two cores of an AMD EPYC at 2.45 GHz that had other work to do as well |
 | licence | MIT, as the rest of the project |
@@ -100,11 +100,11 @@ sums, is held out. Fact and question share their words, or the fact is told in o
 ## How good it is
 
 Measured on the shipped file by `python training/evaluate.py`: greedy, through llama.cpp, on names and numbers that
-training never saw. A root works on a text of 400 lines and more with commands that are really executed, its output held to the
-commands' JSON schema. In brackets: Wilson's 95% interval. *Canonical* wording is "The access code of the Blue Harbor
-vault is 48213." with "What is the access code of the Blue Harbor vault?", and "How many ERROR lines are there?";
-*trained* is any phrasing seen in training, *held-out* only phrasings that never were; *made-up names* are canonical
-wording with names of syllables that make no word.
+training never saw. A root works on a text of 400 lines and more; its commands are held to their JSON schema and really
+executed. In brackets: Wilson's 95% interval. *Canonical* wording is "The access code of the Blue Harbor vault is
+48213." with "What is the access code of the Blue Harbor vault?", and "How many ERROR lines are there?"; *trained* is
+any phrasing seen in training, *held-out* only phrasings that never were; *made-up names* are canonical wording with
+names of syllables that make no word.
 
 {_table(results)}
 

@@ -9,7 +9,9 @@ from random import Random
 import numpy as np
 from tokenizers import Tokenizer
 
-from training.tasks import EARLY, LATE, Episode, repeat
+from training.episode import Episode
+from training.others import repeat
+from training.tasks import EARLY, LATE
 
 BUCKETS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512)
 """Row lengths. A batch holds rows of one length, and each length is compiled once per shared prefix."""

@@ -37,7 +37,7 @@ from llamalab.rlm.commands import (
     parse_command,
 )
 from llamalab.rlm.search import Line, find_lines
-from training import tasks, words
+from training import others, passages, root, words
 from training.facts import Fact, filler, make_fact, question, statement
 
 MAX_TURNS = 5
@@ -181,7 +181,7 @@ def document(rng: Random, lines: Sequence[str]) -> list[Line]:
     return [Line(number, text) for number, text in enumerate(others, start=1)]
 
 
-def root(text: list[Line], asked: str, expected: str) -> Dialogue:
+def root_dialogue(text: list[Line], asked: str, expected: str) -> Dialogue:
     opening = first_message(asked, lines=len(text), characters=sum(len(line.text) + 1 for line in text))
     return Dialogue(
         [{"role": "system", "content": COMPACT_PROMPT}, {"role": "user", "content": opening}], expected, text
@@ -201,7 +201,7 @@ def find_and_answer(rng: Random, wording: str) -> Dialogue:
     line = statement(rng, fact, style(wording))
     while fact.attribute.name not in line.casefold():
         line = statement(rng, fact, style(wording))
-    return root(document(rng, [line]), question(rng, fact, style(wording)), fact.value)
+    return root_dialogue(document(rng, [line]), question(rng, fact, style(wording)), fact.value)
 
 
 def retry(rng: Random, wording: str) -> Dialogue:
@@ -213,12 +213,12 @@ def retry(rng: Random, wording: str) -> Dialogue:
         other = make_fact(rng, entity=fact.entity)
         if other.attribute.name != fact.attribute.name:
             lines.append(statement(rng, other, "canonical"))
-    return root(document(rng, lines), question(rng, fact, style(wording)), fact.value)
+    return root_dialogue(document(rng, lines), question(rng, fact, style(wording)), fact.value)
 
 
 def not_found(rng: Random, wording: str) -> Dialogue:
     fact = a_fact(rng, wording)
-    return root(document(rng, []), question(rng, fact, style(wording)), NOT_FOUND)
+    return root_dialogue(document(rng, []), question(rng, fact, style(wording)), NOT_FOUND)
 
 
 def not_said(rng: Random, wording: str) -> Dialogue:
@@ -226,23 +226,25 @@ def not_said(rng: Random, wording: str) -> Dialogue:
     other = make_fact(rng, entity=fact.entity)
     while other.attribute.name == fact.attribute.name:
         other = make_fact(rng, entity=fact.entity)
-    return root(document(rng, [statement(rng, other, "canonical")]), question(rng, fact, style(wording)), NOT_FOUND)
+    return root_dialogue(
+        document(rng, [statement(rng, other, "canonical")]), question(rng, fact, style(wording)), NOT_FOUND
+    )
 
 
 def count(rng: Random, wording: str) -> Dialogue:
-    word = words.syllables(rng) if "made-up" in wording else rng.choice(tasks.LEVELS + tasks.EVENTS)
-    lines = [tasks.log_line(rng, word) for _ in range(rng.randint(1, 300))]
-    others = [tasks.log_line(rng, rng.choice([w for w in tasks.LEVELS if w != word])) for _ in range(DOCUMENT_LINES)]
+    word = words.syllables(rng) if "made-up" in wording else rng.choice(root.LEVELS + root.EVENTS)
+    lines = [root.log_line(rng, word) for _ in range(rng.randint(1, 300))]
+    others = [root.log_line(rng, rng.choice([w for w in root.LEVELS if w != word])) for _ in range(DOCUMENT_LINES)]
     both = lines + others
     rng.shuffle(both)
     text = [Line(i, line) for i, line in enumerate(both, start=1)]
-    asked = tasks.count_question(rng, style(wording)).replace("{W}", word)
-    return root(text, asked, str(len(find_lines(text, word))))
+    asked = root.count_question(rng, style(wording)).replace("{W}", word)
+    return root_dialogue(text, asked, str(len(find_lines(text, word))))
 
 
 def passage(n: int) -> Maker:
     def make(rng: Random, wording: str) -> Dialogue:
-        facts, fact = tasks.passage_facts(rng, n, held_out=True)
+        facts, fact = passages.passage_facts(rng, n, held_out=True)
         sentences = [statement(rng, f, style(wording)) for f in facts]
         rng.shuffle(sentences)
         return _ask(rng, wording, sentences, fact, fact.value)
@@ -252,24 +254,32 @@ def passage(n: int) -> Maker:
 
 def absent(n: int) -> Maker:
     def make(rng: Random, wording: str) -> Dialogue:
-        facts, fact = tasks.passage_facts(rng, n + 1, held_out=True)
+        facts, fact = passages.passage_facts(rng, n + 1, held_out=True)
         return _ask(
-            rng, wording, [statement(rng, f, style(wording)) for f in facts if f is not fact], fact, tasks.NOT_IN_TEXT
+            rng,
+            wording,
+            [statement(rng, f, style(wording)) for f in facts if f is not fact],
+            fact,
+            passages.NOT_IN_TEXT,
         )
 
     return make
 
 
 def _ask(rng: Random, wording: str, sentences: Sequence[str], fact: Fact, expected: str) -> Dialogue:
-    layouts = {"held_out": tasks.HELD_OUT_LAYOUTS, "any": tasks.LAYOUTS, "canonical": (tasks.CANONICAL_LAYOUT,)}
+    layouts = {
+        "held_out": passages.HELD_OUT_LAYOUTS,
+        "any": passages.LAYOUTS,
+        "canonical": (passages.CANONICAL_LAYOUT,),
+    }
     asked = question(rng, fact, style(wording))
-    content = tasks.lay_out(rng.choice(layouts[style(wording)]), sentences, asked)
+    content = passages.lay_out(rng.choice(layouts[style(wording)]), sentences, asked)
     return Dialogue([{"role": "user", "content": content}], expected)
 
 
 def repeat(rng: Random, wording: str) -> Dialogue:
-    text = tasks.something(rng, 8)
-    templates = {"held_out": tasks.HELD_OUT_REPEATS, "any": tasks.REPEATS, "canonical": tasks.REPEATS[:1]}
+    text = others.something(rng, 8)
+    templates = {"held_out": others.HELD_OUT_REPEATS, "any": others.REPEATS, "canonical": others.REPEATS[:1]}
     asked = rng.choice(templates[style(wording)]).replace("{X}", text)
     return Dialogue([{"role": "user", "content": asked}], text)
 

@@ -200,6 +200,14 @@ def make_fact(rng: Random, *, held_out: bool = False, made_up: bool | None = Non
     return Fact(entity or words.entity(rng, held_out=held_out, made_up=made_up), attribute, attribute.value(rng))
 
 
+def sibling(rng: Random, fact: Fact) -> Fact:
+    """Another attribute of the same entity."""
+    while True:
+        other = make_fact(rng, entity=fact.entity)
+        if other.attribute.name != fact.attribute.name:
+            return other
+
+
 def statement(rng: Random, fact: Fact, style: str = "any") -> str:
     """One sentence that states the fact. `style`: canonical, any (of training), told, or held_out."""
     if style == "told" and fact.attribute.told:

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer
 from training.data import HOLD, OTHER_WEIGHT, Encoder, batches, draw
 from training.tokenizer import TOKENIZER
 
-from llamalab.rlm.commands import parse_command
-from training import facts, tasks, words
+from llamalab.rlm.commands import NOT_FOUND, parse_command
+from training import facts, others, passages, root, tasks, words
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +22,12 @@ def encoder() -> Encoder:
     [
         (facts.QUESTIONS, facts.HELD_OUT_QUESTIONS),
         (facts.STATEMENTS, facts.HELD_OUT_STATEMENTS),
-        (tasks.COUNTS, tasks.HELD_OUT_COUNTS),
-        (tasks.LAYOUTS, tasks.HELD_OUT_LAYOUTS),
-        (tasks.REPEATS, tasks.HELD_OUT_REPEATS),
-        (tasks.LISTS, tasks.HELD_OUT_LISTS),
-        (tasks.STORIES, tasks.HELD_OUT_STORIES),
-        (tasks.SUMS, ()),
+        (root.COUNTS, root.HELD_OUT_COUNTS),
+        (passages.LAYOUTS, passages.HELD_OUT_LAYOUTS),
+        (others.REPEATS, others.HELD_OUT_REPEATS),
+        (others.LISTS, others.HELD_OUT_LISTS),
+        (others.STORIES, others.HELD_OUT_STORIES),
+        (others.SUMS, ()),
     ],
 )
 def test_every_task_has_twenty_phrasings_and_holds_some_back(
@@ -42,7 +42,7 @@ def test_training_never_sees_a_held_out_name() -> None:
     assert not any(words.is_held_out(words.entity(rng)) for _ in range(2000))
     assert all(words.is_held_out(words.entity(rng, held_out=True)) for _ in range(200))
     for _ in range(500):
-        a, b = (int(n) for n in "".join(c if c.isdigit() else " " for c in tasks.sums(rng, 1.0).turns[0]).split())
+        a, b = (int(n) for n in "".join(c if c.isdigit() else " " for c in others.sums(rng, 1.0).turns[0]).split())
         assert not words.is_held_out(f"{a}+{b}")
 
 
@@ -50,20 +50,20 @@ def test_what_a_root_says_is_commands_and_its_answer_stands_in_the_last_block() 
     """Every assistant turn of a root parses; an answer is in the block before it, or nothing is."""
     rng = Random(1)
     for _ in range(300):
-        for task in (tasks.root_find, tasks.root_retry, tasks.root_not_found, tasks.root_count):
+        for task in (root.root_find, root.root_retry, root.root_not_found, root.root_count):
             turns = task(rng, 1.0).turns
             commands = [parse_command(turn) for turn in turns[1::2]]
             assert [c.op for c in commands][-1] == "final"
             answer = commands[-1].answer  # type: ignore[union-attr]
-            assert answer == tasks.NOT_FOUND or answer in turns[-2]
+            assert answer == NOT_FOUND or answer in turns[-2]
 
 
 def test_a_passage_answers_itself_or_says_it_does_not() -> None:
     rng = Random(2)
     seen = set()
     for _ in range(500):
-        asked, answer = tasks.passage(rng, 1.0).turns
-        absent = answer == tasks.NOT_IN_TEXT
+        asked, answer = passages.passage(rng, 1.0).turns
+        absent = answer == passages.NOT_IN_TEXT
         seen.add(absent)
         assert absent or answer.casefold() in asked.casefold() or answer.endswith(".")
     assert seen == {True, False}

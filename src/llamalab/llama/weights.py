@@ -60,7 +60,8 @@ def init_weights(config: LlamaConfig, key: Array, *, tied: bool = True) -> XfmrW
 
     def matrix(rows: int, columns: int, scale: float = 1.0) -> Array:
         drawn: Array = jax.random.normal(next(keys), (rows, columns), jnp.float32)
-        return drawn * (scale * columns**-0.5)
+        scaled: Array = drawn * (scale * columns**-0.5)
+        return scaled
 
     def layer() -> LayerWeights:
         return LayerWeights(
