@@ -174,18 +174,25 @@ def test_text_held_back_for_a_stop_string_is_released_at_the_end(tiny_engine: Ll
     assert got.text == "hello world"
 
 
-def test_text_held_back_is_released_when_a_response_is_cut_or_cancelled(tiny_engine: LlamaCppEngine):
-    cancel = threading.Event()
+def test_text_held_back_is_released_when_a_response_is_cancelled(
+    tiny_engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch
+):
+    cancel, native, decodes = threading.Event(), schedule.decode, []
+
+    def cancelling(context: int, batch: Any) -> int:
+        decodes.append(1)
+        if len(decodes) == 3:
+            cancel.set()
+        return native(context, batch)
+
+    monkeypatch.setattr(schedule, "decode", cancelling)
     more = {**forced("hello world"), "cancel": cancel}
-    seen, last = "", None
-    for event in tiny_engine.generate([request(tiny_engine, stop=("hello world!",), max_tokens=60, more=more)]):
-        seen += event.text if isinstance(event, Token) else ""
-        last = event
-        cancel.set()
+    asked = request(tiny_engine, stop=("hello world!",), max_tokens=60, more=more)
+    *tokens, last = tiny_engine.generate([asked])
     assert isinstance(last, Generation)
     assert last.finish_reason == "cancelled"
-    assert last.ids
-    assert seen == last.text == tiny_engine.detokenize(last.ids)
+    assert len(last.ids) == 3
+    assert "".join(e.text for e in tokens if isinstance(e, Token)) == last.text == tiny_engine.detokenize(last.ids)
 
 
 def test_characters_arrive_whole(tiny_engine: LlamaCppEngine):

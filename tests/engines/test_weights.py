@@ -51,19 +51,29 @@ def test_a_context_beyond_the_training_warns(tiny_gguf: Path):
         LlamaCppEngine(tiny_gguf, n_ctx=1024, n_threads=1).close()
 
 
-def test_engines_on_one_file_share_its_weights(tiny_gguf: Path, tmp_path: Path):
+@pytest.fixture
+def own_gguf(tiny_gguf: Path, tmp_path: Path) -> Path:
+    """A copy that no other test has loaded."""
+    return Path(shutil.copy(tiny_gguf, tmp_path / "own.gguf"))
+
+
+def loaded(path: Path) -> bool:
+    return any(key[0] == path for key in weights._loaded)
+
+
+def test_engines_on_one_file_share_its_weights(own_gguf: Path, tmp_path: Path):
     link = tmp_path / "link.gguf"
-    link.symlink_to(tiny_gguf)
-    first = LlamaCppEngine(tiny_gguf, n_threads=1)
+    link.symlink_to(own_gguf)
+    first = LlamaCppEngine(own_gguf, n_threads=1)
     second = LlamaCppEngine(link, n_ctx=64, n_threads=1)
-    other = LlamaCppEngine(tiny_gguf, load_mode="read", n_threads=1)
+    other = LlamaCppEngine(own_gguf, load_mode="read", n_threads=1)
     assert first._weights is second._weights
     assert first._weights is not other._weights
     first.close()
     assert second.score([ScoreRequest([1, 2], [3])])[0].total < 0
     second.close()
     other.close()
-    assert not [key for key in weights._loaded if key[0] == tiny_gguf.resolve()]
+    assert not loaded(own_gguf)
 
 
 def test_a_file_that_was_replaced_is_loaded_again(tiny_gguf: Path, tmp_path: Path):
@@ -77,21 +87,21 @@ def test_a_file_that_was_replaced_is_loaded_again(tiny_gguf: Path, tmp_path: Pat
             assert before.score(asked) != after.score(asked)
 
 
-def test_an_adapter_for_another_model_is_refused_and_nothing_stays_loaded(tiny_gguf: Path, tmp_path: Path):
+def test_an_adapter_for_another_model_is_refused_and_nothing_stays_loaded(own_gguf: Path, tmp_path: Path):
     adapter = tiny.write_lora(tmp_path / "wide.gguf", width=128)
     with pytest.raises(ModelFileError, match=r"The adapter .*wide\.gguf does not fit this model"):
-        LlamaCppEngine(tiny_gguf, adapters=adapter, n_threads=1)
+        LlamaCppEngine(own_gguf, adapters=adapter, n_threads=1)
     with pytest.raises(ModelFileError, match="is not an adapter"):
-        LlamaCppEngine(tiny_gguf, adapters=tiny_gguf, n_threads=1)
-    assert not [key for key in weights._loaded if key[0] == tiny_gguf.resolve()]
+        LlamaCppEngine(own_gguf, adapters=own_gguf, n_threads=1)
+    assert not loaded(own_gguf)
 
 
-def test_an_engine_left_to_the_collector_is_freed(tiny_gguf: Path):
-    engine = LlamaCppEngine(tiny_gguf, n_threads=1)
-    assert [key for key in weights._loaded if key[0] == tiny_gguf.resolve()]
+def test_an_engine_left_to_the_collector_is_freed(own_gguf: Path):
+    engine = LlamaCppEngine(own_gguf, n_threads=1)
+    assert loaded(own_gguf)
     del engine
     gc.collect()
-    assert not [key for key in weights._loaded if key[0] == tiny_gguf.resolve()]
+    assert not loaded(own_gguf)
 
 
 def test_loading_and_freeing_does_not_grow(tiny_gguf: Path, tiny_lora: Path):

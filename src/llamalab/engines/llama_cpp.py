@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamalab.engine import Event, GenerateRequest, Generation, ModelInfo, Scored, ScoreRequest
+from llamalab.engine import Event, GenerateRequest, Generation, ModelInfo, Scored, ScoreRequest, Token
 from llamalab.engines import machine
 from llamalab.engines.gguf_header import CACHE_TYPES, Header, read_header
 from llamalab.engines.native import adapter_free, adapter_init, api, forget_errors, native_reason, set_adapters
@@ -285,8 +285,11 @@ class EventStream(Iterator[Event]):
     def __next__(self) -> Event:
         if not self._left:
             raise StopIteration
+        queue = self._queue
+        if queue and type(queue[0]) is Token:
+            return queue.popleft()  # type: ignore[return-value]
         try:
-            event = self._scheduler.next_event(self._queue)
+            event = self._scheduler.next_event(queue)
         except BaseException:
             self.close()
             raise
@@ -302,8 +305,8 @@ class EventStream(Iterator[Event]):
 
     def __del__(self) -> None:
         # The collector may run this anywhere, even inside the scheduler: only leave a mark.
-        for response in self._responses if self._left else ():
-            response.dropped = response.watched = True
+        if self._left:
+            self._scheduler.mark(self._responses)
 
 
 def _padded(n_ctx: int) -> int:

@@ -48,6 +48,7 @@ __all__ = [
     "log",
     "logits_address",
     "native_reason",
+    "sample",
     "set_adapters",
 ]
 
@@ -230,6 +231,11 @@ logits_address = api._lib["llama_get_logits_ith"]
 """llama_get_logits_ith(context, row) -> address of n_vocab floats, or None."""
 logits_address.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 logits_address.restype = ctypes.c_void_p
+
+sample = api._lib["llama_sampler_sample"]
+"""llama_sampler_sample(chain, context, row) -> token; all three plain integers."""
+sample.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32]
+sample.restype = ctypes.c_int32
 
 # The binding types an adapter as a pointer to a pointer; here it is an address like every other handle.
 adapter_init = api._lib["llama_adapter_lora_init"]

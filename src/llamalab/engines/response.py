@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 
@@ -10,14 +11,44 @@ import numpy as np
 from llamalab.engine import Event, FinishReason, GenerateRequest, Generation, Timings, Token, TokenLogprob, Usage
 from llamalab.engines.sampling import Sampler
 from llamalab.engines.streaming import TextStream
+from llamalab.engines.vocabulary import Vocabulary
 
 Ids = np.ndarray[tuple[int], np.dtype[np.int32]]
 Queue = deque[Event | BaseException]
 """Events of one `generate` call, and errors to raise there."""
 
+# What `Token(...)` does, without the price of a frozen dataclass's __init__: there is one event for each token.
+_new_token = object.__new__
+_set_request, _set_id, _set_text, _set_logprob = (
+    getattr(Token, field.name).__set__ for field in dataclasses.fields(Token)
+)
+
 
 class Response:
-    """One response in progress."""
+    """One response in progress.
+
+    Attributes:
+        number: of its request in the call.
+        prompt: token ids.
+        sampler: draws its tokens.
+        chain: the sampler's native chain where drawing is all there is to do, else None.
+        constraint: the state of its schema, None without one.
+        queue: where its events go.
+        limit: most tokens.
+        stops: tokens that end it.
+        schema: it is held to a JSON schema.
+        text: its readable text.
+        cancel, deadline: as in the request.
+        watched: it may be ended from outside.
+        dropped: nobody reads it any more.
+        ids: tokens drawn so far.
+        logprobs: theirs, if asked for.
+        sequence: of the context, -1 while it has none.
+        at: tokens of it that the KV cache holds.
+        row: of its logits in the last batch.
+        cached: prompt tokens that did not have to be computed.
+        submitted, started, first, last: when it was queued, when its work began, its first and last token.
+    """
 
     __slots__ = (
         "_held",
@@ -25,9 +56,13 @@ class Response:
         "at",
         "cached",
         "cancel",
+        "chain",
+        "constraint",
         "deadline",
         "dropped",
+        "first",
         "ids",
+        "last",
         "limit",
         "logprobs",
         "number",
@@ -41,7 +76,6 @@ class Response:
         "stops",
         "submitted",
         "text",
-        "times",
         "watched",
     )
 
@@ -62,6 +96,8 @@ class Response:
         self.number = number
         self.prompt = prompt
         self.sampler = sampler
+        self.constraint = sampler.constraint
+        self.chain = sampler.chain if sampler.plain else None
         self.queue = queue
         self.limit = room if params.max_tokens is None else min(params.max_tokens, room)
         self.stops = frozenset() if params.ignore_eos and not constrained else stop_ids
@@ -74,24 +110,53 @@ class Response:
         self.ids: list[int] = []
         self.logprobs: list[TokenLogprob] | None = None if request.logprobs is None else []
         self.sequence = -1
-        self.at = 0  # tokens of this response that the KV cache holds
+        self.at = 0
         self.row = -1
         self.cached = 0
         self.submitted = time.monotonic()
         self.started = 0.0
-        self.times = (0.0, 0.0)
+        self.first = self.last = 0.0
         self._held: tuple[int, str, TokenLogprob | None] | None = None
         self._texts: list[str] = []
 
-    def emit(self, token: int, text: str, logprob: TokenLogprob | None, *, last: bool) -> None:
-        """Queue the event of one token; one that holds text back waits, so that it can carry the rest."""
+    def take(self, token: int, logprob: TokenLogprob | None, vocabulary: Vocabulary, now: float) -> FinishReason | None:
+        """Add a token that was drawn and queue its event; the reason if it was the last.
+
+        The event of a token whose text is held back waits, so that it can carry the rest.
+        """
+        ids, stream = self.ids, self.text
+        if not ids:
+            self.first = now
+        self.last = now
+        ids.append(token)
+        if logprob is not None and self.logprobs is not None:
+            self.logprobs.append(logprob)
+        reason: FinishReason | None = None
+        if token in self.stops:
+            text, reason = "", "stop"
+        else:
+            whole = vocabulary.texts.get(token) if stream.passes else None
+            text = stream.push(vocabulary.bytes_of(token)) if whole is None else whole
+            constraint = self.constraint
+            if stream.stopped or (constraint is not None and constraint.complete):
+                reason = "stop"
+            elif len(ids) >= self.limit:
+                reason = "length"
+        if reason is not None:
+            text += stream.finish()
         self._texts.append(text)
         if self._held is not None:
             self._release("")
-        if not last and self.text.pending:
+        if reason is None and not stream.passes and stream.pending:
             self._held = (token, text, logprob)
         else:
-            self.queue.append(Token(self.number, token, text, logprob))
+            event = _new_token(Token)
+            _set_request(event, self.number)
+            _set_id(event, token)
+            _set_text(event, text)
+            _set_logprob(event, logprob)
+            self.queue.append(event)
+        return reason
 
     def finish(self, reason: FinishReason) -> None:
         """Queue the last event and free the sampler."""
@@ -99,7 +164,6 @@ class Response:
             rest = self.text.finish()
             self._texts.append(rest)
             self._release(rest)
-        first, last = self.times
         began = self.started or time.monotonic()
         self.queue.append(
             Generation(
@@ -113,8 +177,8 @@ class Response:
                 ),
                 timings=Timings(
                     queued=began - self.submitted,
-                    prompt=first - began if self.ids else 0.0,
-                    generation=last - first,
+                    prompt=self.first - began if self.ids else 0.0,
+                    generation=self.last - self.first,
                 ),
                 seed=self.sampler.seed,
                 schema_mode="exact" if self.schema else None,

@@ -16,7 +16,15 @@ import numpy as np
 
 from llamalab.engine import GenerateRequest, SamplingParams, TokenLogprob
 from llamalab.engines.constrain import Constraint
-from llamalab.engines.native import api, captured_stderr, float_view, forget_errors, logits_address, native_reason
+from llamalab.engines.native import (
+    api,
+    captured_stderr,
+    float_view,
+    forget_errors,
+    logits_address,
+    native_reason,
+    sample,
+)
 from llamalab.engines.vocabulary import Vocabulary
 from llamalab.errors import ConfigError, SchemaError
 
@@ -37,6 +45,8 @@ class Sampler:
     Attributes:
         seed: of the draws.
         constraint: the schema's state, None without a schema.
+        chain: address of llama.cpp's sampler chain.
+        plain: a draw is no more than `native.sample` on the chain.
     """
 
     __slots__ = (
@@ -52,7 +62,9 @@ class Sampler:
         "_size",
         "_top",
         "_window",
+        "chain",
         "constraint",
+        "plain",
         "seed",
     )
 
@@ -71,7 +83,9 @@ class Sampler:
         self._candidates: np.ndarray[Any, Any] | None = None
         self._penalised = penalised(params)
         self._window = n_ctx if params.penalty_last_n < 0 else min(n_ctx, params.penalty_last_n)
+        self.plain = not self._explicit and request.logprobs is None and constraint is None
         self._chain = self._build(params, request, vocabulary)
+        self.chain = ctypes.cast(self._chain, ctypes.c_void_p).value
 
     def draw(self, context: int, row: int) -> tuple[int, TokenLogprob | None]:
         """The next token from logits row `row` of the last decode, and its log probabilities if asked for.
@@ -79,8 +93,8 @@ class Sampler:
         Raises:
             DeadEndError: the constraint allows nothing.
         """
-        if not self._explicit and self._top is None and self.constraint is None:
-            return api.llama_sampler_sample(self._chain, context, row), None
+        if self.plain:
+            return sample(self.chain, context, row), None
         logits = float_view(logits_address(context, row), self._size)
         report = None if self._top is None else _Raw(logits, self._top)
         only: np.ndarray[Any, Any] | None = None
@@ -96,7 +110,7 @@ class Sampler:
         if only is not None or self._explicit:
             token, sampled = self._draw_from(logits, only)
         else:
-            token, sampled = api.llama_sampler_sample(self._chain, context, row), 0.0
+            token, sampled = sample(self.chain, context, row), 0.0
         if self.constraint is not None:
             self.constraint.advance(token)
         return token, None if report is None else report.of(token, sampled)

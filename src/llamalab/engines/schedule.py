@@ -2,9 +2,9 @@
 
 There is no worker thread. Whoever asks for an event and finds none drives: one step, that is one
 `llama_decode` for everything in progress (the next chunks of prompts and one token for each response), then
-one draw for each response, the events left in the queue of whoever asked for it. Others wait for the step
-and take theirs. So threads that generate at the same time share batches, and one that stops reading holds
-nobody up.
+one draw for each response, the events left in the queue of whoever asked for it; where steps take
+microseconds, a few of them. Others wait for the turn to end and take their events. So threads that generate
+at the same time share batches, and one that stops reading holds nobody up.
 
 A response that ends frees its sequence for the next one. Each sequence has a KV cache of its own; llama.cpp
 computes several in one go only if they are neighbours, so when nothing waits, a gap is closed by moving
@@ -14,6 +14,7 @@ the last one into it.
 from __future__ import annotations
 
 import bisect
+import math
 import threading
 import time
 from collections import deque
@@ -23,11 +24,13 @@ import numpy as np
 
 from llamalab.engine import Event, FinishReason
 from llamalab.engines.batch import Batch
-from llamalab.engines.native import api, decode, native_reason
+from llamalab.engines.native import api, decode, native_reason, sample
 from llamalab.engines.response import Ids, Queue, Response
 from llamalab.engines.sampling import DeadEndError
 from llamalab.engines.vocabulary import Vocabulary
 from llamalab.errors import EngineError, LlamalabError
+
+_TURN = 0.002  # seconds after which a turn of several steps ends: too short to be seen in a stream
 
 
 class Scheduler:
@@ -51,7 +54,11 @@ class Scheduler:
         self._vocabulary = vocabulary
         self._movable = movable and not keep
         self._keep = keep
-        self._turn = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._turn = threading.Condition(self._lock)
+        self._sleepers = 0
+        self._changed = False  # somebody came, went or is not steady yet: the batch has to be made anew
+        self._watching = False  # somebody can be ended from outside
         self._stepping = False
         self._closed = False
         self._waiting: deque[Response] = deque()
@@ -62,13 +69,15 @@ class Scheduler:
 
     def submit(self, responses: Sequence[Response]) -> None:
         """Queue responses; work begins when somebody asks for an event."""
-        with self._turn:
+        with self._lock:
             self._check_open()
             for response in responses:
                 if response.limit == 0:
                     response.finish("length")
                 else:
                     self._waiting.append(response)
+                    self._watching |= response.watched
+            self._changed = True
 
     def next_event(self, queue: Queue) -> Event:
         """The next event of `queue`, driving as long as there is none.
@@ -79,19 +88,27 @@ class Scheduler:
         while not queue:
             mine = False
             try:
-                with self._turn:
+                with self._lock:
                     while self._stepping and not queue:
-                        self._turn.wait(1.0)  # the limit only matters if an interrupt swallowed the notification
+                        self._sleep()
                     if queue:
                         break
                     self._check_open()
                     self._stepping = mine = True
-                self._guarded_step()
+                until = time.monotonic() + _TURN
+                while self._step() < until and not self._changed and not self._sleepers:
+                    pass
+            except BaseException as error:
+                if mine:
+                    self._recover(error)
+                if not (mine and isinstance(error, LlamalabError)):
+                    raise  # otherwise it is in the queue of everybody concerned
             finally:
                 if mine:
                     self._stepping = False
-                    with self._turn:
-                        self._turn.notify_all()
+                    with self._lock:
+                        if self._sleepers:
+                            self._turn.notify_all()
         event = queue.popleft()
         if isinstance(event, BaseException):
             raise event
@@ -99,18 +116,23 @@ class Scheduler:
 
     def drop(self, responses: Sequence[Response]) -> None:
         """Nobody reads these any more: end them and free their sequences."""
-        for response in responses:
-            response.dropped = response.watched = True
-        with self._turn:
+        self.mark(responses)
+        with self._lock:
             # A step in progress sees the mark when it is over; otherwise this is the moment.
             if not self._stepping and not self._closed:
                 self._sweep(time.monotonic())
 
+    def mark(self, responses: Sequence[Response]) -> None:
+        """As `drop`, at the next step. Takes no lock: the garbage collector may call it anywhere."""
+        for response in responses:
+            response.dropped = response.watched = True
+        self._watching = True
+
     def close(self) -> None:
         """End everything in progress; later calls raise `EngineError`."""
-        with self._turn:
+        with self._lock:
             while self._stepping:
-                self._turn.wait(1.0)
+                self._sleep()
             if self._closed:
                 return
             self._closed = True
@@ -120,92 +142,102 @@ class Scheduler:
             self._waiting.clear()
             self._turn.notify_all()
 
-    def _guarded_step(self) -> None:
-        """One step; whatever interrupts it, the context is left empty and usable."""
+    def _sleep(self) -> None:
+        """Wait for the end of a step; the limit only matters if an interrupt swallowed the notification."""
+        self._sleepers += 1
         try:
-            self._step()
-        except BaseException as error:
-            failed, self._active = self._active, []
-            self._free = list(range(len(self._kept)))
-            self._kept = [[] for _ in self._kept]
-            api.llama_memory_clear(self._memory, False)
-            reason = str(error) if isinstance(error, LlamalabError) else f"{type(error).__name__} in another request"
-            for response in failed:
-                response.fail(EngineError(f"The batch that this response was in was interrupted: {reason}"))
-            if isinstance(error, LlamalabError):
-                return  # it is in the queue of everybody concerned
-            raise
+            self._turn.wait(1.0)
+        finally:
+            self._sleepers -= 1
 
-    def _step(self) -> None:
-        with self._turn:
-            self._sweep(time.monotonic())
-            self._admit()
-            self._close_gaps()
-        if not self._active:
-            return
-        rows = self._batch.fill(self._active)
-        status = decode(self._context, self._batch.native)
+    def _step(self) -> float:
+        """One decode for everything in progress, one draw for each response that gets logits; the time after."""
+        if self._watching:
+            with self._lock:
+                self._sweep(time.monotonic())
+        batch = self._batch
+        if self._changed:
+            with self._lock:
+                self._changed = False
+                self._admit()
+                self._close_gaps()
+            if not self._active:
+                return math.inf
+            rows = batch.fill(self._active)
+            self._changed = not batch.steady
+        else:
+            rows = batch.refill()
+        context = self._context
+        status = decode(context, batch.native)
         if status:
             raise EngineError(f"llama_decode failed with status {status} ({native_reason()}).")
         now = time.monotonic()
-        ended = False
         for response in rows:
-            ended |= self._draw(response, now)
-        if ended:
-            self._active = [r for r in self._active if r.sequence >= 0]
+            if response.chain is None:
+                self._draw(response, now)
+                continue
+            token = sample(response.chain, context, response.row)
+            reason = response.take(token, None, self._vocabulary, now)
+            if reason is not None:
+                self._end(response, reason)
+        return now
 
-    def _draw(self, response: Response, now: float) -> bool:
-        """Draw the next token of one response; True if it was the last."""
+    def _draw(self, response: Response, now: float) -> None:
+        """Draw the next token of a response where that may fail, or where more than the token is wanted."""
         try:
             token, logprob = response.sampler.draw(self._context, response.row)
+            reason = response.take(token, logprob, self._vocabulary, now)
         except DeadEndError:
-            self._leave(response)
-            response.fail(EngineError("The schema or grammar allows none of the model's tokens here."))
-            return True
+            self._end(response, EngineError("The schema or grammar allows none of the model's tokens here."))
         except LlamalabError as error:
-            self._leave(response)
-            response.fail(error)
-            return True
-        ids, text = response.ids, response.text
-        ids.append(token)
-        response.times = (response.times[0] if len(ids) > 1 else now, now)
-        if response.logprobs is not None and logprob is not None:
-            response.logprobs.append(logprob)
-        reason: FinishReason | None = None
-        if token in response.stops:
-            piece, reason = "", "stop"
+            self._end(response, error)
         else:
-            piece = text.push(self._vocabulary.bytes_of(token))
-            constraint = response.sampler.constraint
-            if text.stopped or (constraint is not None and constraint.complete):
-                reason = "stop"
-            elif len(ids) >= response.limit:
-                reason = "length"
-        if reason is None:
-            response.emit(token, piece, logprob, last=False)
-            return False
-        response.emit(token, piece + text.finish(), logprob, last=True)
-        self._leave(response)
-        response.finish(reason)
-        return True
+            if reason is not None:
+                self._end(response, reason)
+
+    def _end(self, response: Response, how: FinishReason | LlamalabError) -> None:
+        """Free the sequence of a response that is over and queue its last event."""
+        self._active = [r for r in self._active if r is not response]  # a new list: the step walks over the old one
+        self._changed = True
+        if self._keep:
+            self._kept[response.sequence] = [*response.prompt.tolist(), *response.ids][: response.at]
+        else:
+            api.llama_memory_seq_rm(self._memory, response.sequence, -1, -1)
+        bisect.insort(self._free, response.sequence)
+        response.sequence = -1
+        if isinstance(how, LlamalabError):
+            response.fail(how)
+        else:
+            response.finish(how)
+
+    def _recover(self, error: BaseException) -> None:
+        """After a step that did not end: empty the context and tell everybody whose response was in it."""
+        failed, self._active = self._active, []
+        self._free = list(range(len(self._kept)))
+        self._kept = [[] for _ in self._kept]
+        self._changed = True
+        api.llama_memory_clear(self._memory, False)
+        reason = str(error) if isinstance(error, LlamalabError) else f"{type(error).__name__} in another request"
+        for response in failed:
+            response.fail(EngineError(f"The batch that this response was in was interrupted: {reason}"))
 
     def _sweep(self, now: float) -> None:
         """End what was cancelled, dropped or is past its deadline."""
+        self._watching = False
         for response in [r for r in self._active if r.watched]:
             reason = _ends(response, now)
             if reason is not None:
-                self._active.remove(response)
-                self._leave(response)
+                self._end(response, reason)
+        still: deque[Response] = deque()
+        for response in self._waiting:
+            reason = _ends(response, now) if response.watched else None
+            if reason is None:
+                still.append(response)
+            else:
                 response.finish(reason)
-        if self._waiting and any(r.watched for r in self._waiting):
-            still: deque[Response] = deque()
-            for response in self._waiting:
-                reason = _ends(response, now)
-                if reason is None:
-                    still.append(response)
-                else:
-                    response.finish(reason)
-            self._waiting = still
+        self._waiting = still
+        if any(r.watched for r in self._active) or any(r.watched for r in still):
+            self._watching = True
 
     def _admit(self) -> None:
         """Give free sequences to those who wait longest."""
@@ -237,15 +269,6 @@ class Scheduler:
             return shared
         api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         return 0
-
-    def _leave(self, response: Response) -> None:
-        """Free the sequence of a response that is over."""
-        if self._keep:
-            self._kept[response.sequence] = [*response.prompt.tolist(), *response.ids][: response.at]
-        else:
-            api.llama_memory_seq_rm(self._memory, response.sequence, -1, -1)
-        bisect.insort(self._free, response.sequence)
-        response.sequence = -1
 
     def _close_gaps(self) -> None:
         """Move the last sequences into free ones below them."""

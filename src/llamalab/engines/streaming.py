@@ -21,32 +21,32 @@ class TextStream:
     all bytes, decoded with U+FFFD for what is not UTF-8, up to the first stop string.
 
     Attributes:
+        passes: nothing is held back and nothing can be a stop string: whole characters may go by unseen.
         stopped: a stop string was found; everything after it is ignored.
     """
 
-    __slots__ = ("_ascii_only", "_decoder", "_held", "_longest", "_stops", "stopped")
+    __slots__ = ("_decoder", "_held", "_longest", "_stops", "passes", "stopped")
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self.stopped = False
+        self.passes = not stops
         self._stops = tuple(stops)
         self._longest = max((len(s) for s in stops), default=0)
         self._decoder = _Decoder("replace")
-        self._ascii_only = True
         self._held = ""
 
     @property
     def pending(self) -> bool:
         """Something is held back: bytes of an unfinished character, or a possible stop string."""
-        return bool(self._held) or (not self._ascii_only and bool(self._decoder.getstate()[0]))
+        return bool(self._held) or bool(self._decoder.getstate()[0])
 
     def push(self, data: bytes) -> str:
         """Text that became readable with the next bytes."""
-        if self._ascii_only and data.isascii():
-            text = data.decode("ascii")
-        else:
-            self._ascii_only = False
-            text = self._decoder.decode(data)
-        return self._release(text) if self._stops else text
+        text = self._decoder.decode(data)
+        if self._stops:
+            return self._release(text)
+        self.passes = not self._decoder.getstate()[0]
+        return text
 
     def finish(self) -> str:
         """The rest, when no more bytes come: half a character becomes U+FFFD."""

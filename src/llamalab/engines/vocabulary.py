@@ -6,6 +6,7 @@ Nothing here adds BOS. Models with a SentencePiece vocabulary put a space in fro
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import re
 import threading
@@ -38,6 +39,7 @@ class Vocabulary:
         add_bos: the model was trained with BOS in front.
         special_tokens: text of each control token to its id.
         stop_ids: every token that ends a generation.
+        texts: text of tokens seen so far that are whole characters.
     """
 
     def __init__(self, vocab: int) -> None:
@@ -50,6 +52,7 @@ class Vocabulary:
         self.special_tokens: dict[str, int] = {}
         self.stop_ids: frozenset[int] = frozenset()
         self._plain: list[bytes | None] = [None] * self.size
+        self.texts: dict[int, str] = {}
         self._special: dict[int, bytes] = {}
         self._control: frozenset[int] = frozenset()
         self._alphabet: frozenset[str] | None = None
@@ -117,6 +120,8 @@ class Vocabulary:
         piece = self._plain[id]
         if piece is None:
             piece = self._plain[id] = self._piece(id, special=False)
+            with contextlib.suppress(UnicodeDecodeError):
+                self.texts[id] = piece.decode()
         return piece
 
     def check_ids(self, ids: Sequence[int], what: str) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
