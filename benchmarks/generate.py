@@ -4,8 +4,8 @@
     python benchmarks/generate.py --model pico --quick
     python benchmarks/generate.py --json > result.json
 
-Every comparison alternates its arms and takes medians. `--clock cpu` counts the CPU time of one compute
-thread instead of the wall clock: for machines that are busy with something else.
+Every comparison alternates its arms and takes medians, of the ratios round by round. `--clock cpu` counts
+the CPU time of one compute thread instead of the wall clock: for machines that are busy with something else.
 """
 
 from __future__ import annotations
@@ -39,7 +39,16 @@ N_CTX = 512
 SCHEMA = {"type": "array", "minItems": 500, "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}
 
 
-@dataclass
+@dataclass(frozen=True)
+class Rates:
+    """Median tokens per second of two arms, and the median of the ratios of each round."""
+
+    ours: float
+    other: float
+    ratio: float
+
+
+@dataclass(frozen=True)
 class Line:
     """One comparison: tokens per second of both arms, their ratio, and what is asked of it."""
 
@@ -128,10 +137,10 @@ class Bench:
 
     def _against_bare(self, sequences: int) -> None:
         bare = BareLoop(self.engine._weights.model, self.prompt, sequences, self.tokens, self.threads)
-        ours, other = self._alternate(lambda: self._generate(sequences), bare.run)
+        rates = self._alternate(lambda: self._generate(sequences), bare.run)
         bare.close()
         what = "1 request" if sequences == 1 else f"{sequences} requests at once"
-        self._add(what, ours, "bare llama_decode", other, 0.97 if sequences == 1 else 0.95)
+        self._add(what, "bare llama_decode", rates, 0.97 if sequences == 1 else 0.95)
 
     def _against_llama(self) -> None:
         """Eight requests at once against llama-cpp-python's `Llama`, one after the other."""
@@ -161,9 +170,9 @@ class Bench:
                     pass
             return 8 * self.tokens
 
-        ours, other = self._alternate(lambda: self._generate(8), one_after_another)
+        rates = self._alternate(lambda: self._generate(8), one_after_another)
         llama.close()
-        self._add("8 requests at once", ours, "Llama.generate, 8 in turn", other, 1.0)
+        self._add("8 requests at once", "Llama.generate, 8 in turn", rates, 1.0)
 
     def _schema(self) -> None:
         free = GenerateRequest(self.prompt, replace(PARAMS, max_tokens=self.tokens, seed=1))
@@ -180,8 +189,8 @@ class Bench:
             assert done.finish_reason == "length"
             return len(done.ids)
 
-        ours, other = self._alternate(lambda: count(bound), lambda: count(free))
-        self._add(f"JSON schema, {self.tokens} tokens", ours, "free generation", other, _schema_goal(self.name))
+        rates = self._alternate(lambda: count(bound), lambda: count(free))
+        self._add(f"JSON schema, {self.tokens} tokens", "free generation", rates, _schema_goal(self.name))
         (done,) = [e for e in self.engine.generate([bound]) if isinstance(e, Generation)]
         self.facts["vocabulary prepared for schemas (once per model), s"] = round(built, 3)
         self.facts["schema compiled (once per schema), ms"] = round(1e3 * compiled, 2)
@@ -193,8 +202,7 @@ class Bench:
         seconds = []
         for token in ids:
             begin = self.clock()
-            allowed = constraint.allowed()
-            np.copyto(row, -np.inf, where=~allowed)
+            np.copyto(row, -np.inf, where=constraint.forbidden())
             seconds.append(self.clock() - begin)
             constraint.advance(token)
         return statistics.median(seconds)
@@ -224,19 +232,23 @@ class Bench:
         done = [e for e in self.engine.generate(requests) if isinstance(e, Generation)]
         return sum(len(e.ids) for e in done)
 
-    def _alternate(self, *arms: Callable[[], int]) -> tuple[float, ...]:
-        """Median tokens per second of each arm; the arms take turns, the first round does not count."""
-        rates: list[list[float]] = [[] for _ in arms]
+    def _alternate(self, ours: Callable[[], int], other: Callable[[], int]) -> Rates:
+        """Tokens per second of both arms, by turns; the first round does not count."""
+        rounds = []
         for repetition in range(self.repetitions + 1):
-            for number, arm in enumerate(arms):
+            arms = (ours, other) if repetition % 2 else (other, ours)
+            measured = {}
+            for arm in arms:
                 begin = self.clock()
                 tokens = arm()
-                if repetition:
-                    rates[number].append(tokens / (self.clock() - begin))
-        return tuple(statistics.median(r) for r in rates)
+                measured[arm] = tokens / (self.clock() - begin)
+            if repetition:
+                rounds.append((measured[ours], measured[other]))
+        median = statistics.median
+        return Rates(median(a for a, _ in rounds), median(b for _, b in rounds), median(a / b for a, b in rounds))
 
-    def _add(self, what: str, ours: float, against: str, other: float, at_least: float | None) -> None:
-        line = Line(self.name, what, ours, against, other, ours / other, at_least)
+    def _add(self, what: str, against: str, rates: Rates, at_least: float | None) -> None:
+        line = Line(self.name, what, rates.ours, against, rates.other, rates.ratio, at_least)
         self.lines.append(line)
         if not self.args.json:
             print(_row(line), flush=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import shutil
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from llamalab.engine import GenerateRequest, SamplingParams, ScoreRequest
-from llamalab.engines import weights
+from llamalab.engines import sampling, weights
 from llamalab.engines.llama_cpp import LlamaCppEngine
-from llamalab.errors import ModelFileError
+from llamalab.errors import EngineError, InputError, ModelFileError, SchemaError
 from tests import tiny
 
 
@@ -126,3 +128,30 @@ def test_loading_and_freeing_does_not_grow(tiny_gguf: Path, tiny_lora: Path):
     gc.collect()
     grown = process.memory_info().rss - before
     assert grown < 8 * 2**20
+
+
+def test_every_sampler_is_freed(own_gguf: Path, monkeypatch: pytest.MonkeyPatch):
+    """However a response ends: by itself, cut, refused, cancelled, unread, or with the engine."""
+    made, freed = [], []
+    make, free = sampling.api.llama_sampler_chain_init, sampling.api.llama_sampler_free
+    monkeypatch.setattr(sampling.api, "llama_sampler_chain_init", lambda params: made.append(1) or make(params))
+    monkeypatch.setattr(sampling.api, "llama_sampler_free", lambda chain: freed.append(1) or free(chain))
+    asked = GenerateRequest([1, 2, 3], SamplingParams(max_tokens=30, ignore_eos=True))
+    none = replace(asked, params=SamplingParams(max_tokens=0))
+    cancel = threading.Event()
+    cancel.set()
+    with LlamaCppEngine(own_gguf, n_threads=1, n_seq=2) as engine:
+        list(engine.generate([asked, asked, asked, none, replace(asked, cancel=cancel)]))
+        with pytest.raises(InputError):
+            engine.generate([asked, GenerateRequest([])])
+        with pytest.raises(SchemaError):
+            engine.generate([asked, replace(asked, grammar="root ::= (")])
+        with pytest.raises(EngineError):
+            list(engine.generate([replace(asked, grammar="root ::= <[99999]>")]))
+        unread = engine.generate([asked] * 4)
+        next(unread)
+        del unread
+        list(engine.generate([asked]))
+        open_at_the_end = engine.generate([asked] * 4)
+        next(open_at_the_end)
+    assert len(made) == len(freed) > 15

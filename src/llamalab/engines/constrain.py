@@ -70,23 +70,24 @@ class Compiler:
 class Constraint:
     """The state of one response under a schema."""
 
-    __slots__ = ("_address", "_bits", "_bytes", "_matcher", "_size", "_words")
+    __slots__ = ("_address", "_allowed", "_bits", "_bytes", "_forbidden", "_matcher", "_size")
 
     def __init__(self, matcher: LLMatcher, size: int) -> None:
         self._matcher = matcher
         self._size = size
-        self._words = np.zeros((size + 31) // 32, dtype=np.int32)
-        self._bits = self._words.view(np.uint8)
-        self._address = self._words.ctypes.data
-        self._bytes = self._words.nbytes
+        self._allowed = np.zeros((size + 31) // 32, dtype=np.int32)
+        self._forbidden = np.zeros_like(self._allowed)
+        self._bits = self._forbidden.view(np.uint8)
+        self._address = self._allowed.ctypes.data
+        self._bytes = self._allowed.nbytes
 
     @property
     def complete(self) -> bool:
         """The document is finished: nothing can follow."""
         return self._matcher.is_stopped()
 
-    def allowed(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which tokens may come next, one bool per token.
+    def forbidden(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which tokens may not come next, one bool per token.
 
         Raises:
             EngineError: llguidance gave up (a schema too complex to follow).
@@ -94,6 +95,7 @@ class Constraint:
         self._matcher.unsafe_compute_mask_ptr(self._address, self._bytes)
         if self._matcher.is_error():
             raise EngineError(f"The schema could not be followed: {_one_line(self._matcher.get_error())}")
+        np.invert(self._allowed, out=self._forbidden)
         return np.unpackbits(self._bits, count=self._size, bitorder="little").view(np.bool_)
 
     def advance(self, token: int) -> None:

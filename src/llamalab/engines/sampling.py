@@ -32,7 +32,7 @@ Row = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 _LARGEST_SEED = 2**32 - 2  # 2**32 - 1 is llama.cpp's sign for a random one
-_SPARSE = 16
+_LARGE, _SPARSE = 16384, 16  # in a larger vocabulary, a draw among under 1/16 of it looks at those alone
 
 
 class DeadEndError(Exception):
@@ -61,6 +61,7 @@ class Sampler:
         "_pointer",
         "_size",
         "_top",
+        "_views",
         "_window",
         "chain",
         "constraint",
@@ -81,6 +82,7 @@ class Sampler:
         # A grammar's dead end would end the process inside llama.cpp, so its draws are looked at first.
         self._explicit = self._grammar or (request.logprobs is not None and not self._greedy)
         self._candidates: np.ndarray[Any, Any] | None = None
+        self._views: dict[int, Row] = {}
         self._penalised = penalised(params)
         self._window = n_ctx if params.penalty_last_n < 0 else min(n_ctx, params.penalty_last_n)
         self.plain = not self._explicit and request.logprobs is None and constraint is None
@@ -95,18 +97,18 @@ class Sampler:
         """
         if self.plain:
             return sample(self.chain, context, row), None
-        logits = float_view(logits_address(context, row), self._size)
+        address = logits_address(context, row)
+        logits = self._views.get(address)
+        if logits is None:
+            logits = self._views[address] = float_view(address, self._size)
         report = None if self._top is None else _Raw(logits, self._top)
         only: np.ndarray[Any, Any] | None = None
         if self.constraint is not None:
-            allowed = self.constraint.allowed()
-            count = int(np.count_nonzero(allowed))
-            if count == 0:
-                raise DeadEndError
-            if count * _SPARSE < self._size:
-                only = np.flatnonzero(allowed)
+            forbidden = self.constraint.forbidden()
+            if self._size > _LARGE and np.count_nonzero(forbidden) * _SPARSE > self._size * (_SPARSE - 1):
+                only = np.flatnonzero(~forbidden)
             else:
-                np.copyto(logits, -np.inf, where=~allowed)
+                np.copyto(logits, -np.inf, where=forbidden)
         if only is not None or self._explicit:
             token, sampled = self._draw_from(logits, only)
         else:
