@@ -90,6 +90,49 @@ def write_spm(path: Path, *, seed: int = 0) -> Path:
     return path
 
 
+def write_bert(path: Path) -> Path:
+    """A one-layer BERT: an embedding model, which cannot continue a text."""
+    rng = np.random.default_rng(0)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"▁{w}" for w in WORDS)]
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_context_length(64)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(FFN)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.CLS)
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * 5 + [1] * len(WORDS))
+    writer.add_token_type_count(2)
+    writer.add_bos_token_id(2)
+    writer.add_sep_token_id(3)
+    writer.add_eos_token_id(3)
+    writer.add_unk_token_id(1)
+    writer.add_mask_token_id(4)
+    writer.add_pad_token_id(0)
+    block = "blk.0."
+    sizes = {
+        "token_embd.weight": (len(tokens), WIDTH),
+        "token_types.weight": (2, WIDTH),
+        "position_embd.weight": (64, WIDTH),
+    }
+    for name in ("token_embd_norm", block + "attn_output_norm", block + "layer_output_norm"):
+        sizes |= {f"{name}.weight": (WIDTH,), f"{name}.bias": (WIDTH,)}
+    for name, rows, columns in (
+        *((f"attn_{part}", WIDTH, WIDTH) for part in ("q", "k", "v", "output")),
+        ("ffn_up", FFN, WIDTH),
+        ("ffn_down", WIDTH, FFN),
+    ):
+        sizes |= {f"{block}{name}.weight": (rows, columns), f"{block}{name}.bias": (rows,)}
+    for name, size in sizes.items():
+        writer.add_tensor(name, rng.normal(size=size).astype(np.float32))
+    _finish(writer)
+    return path
+
+
 def write_lora(path: Path, *, seed: int = 1, rank: int = 4, width: int = WIDTH) -> Path:
     """A LoRA adapter on the first layer's query and output projections."""
     rng = np.random.default_rng(seed)

@@ -532,6 +532,16 @@ def test_a_cached_prefix_is_computed_once(tiny_gguf: Path):
         assert again.ids == got.ids
 
 
+def test_a_prompt_that_shares_nothing_starts_afresh(tiny_gguf: Path):
+    with LlamaCppEngine(tiny_gguf, n_threads=1, n_seq=1, cache_prompts=True) as engine:
+        params = SamplingParams(max_tokens=5, seed=1)
+        first = one(engine, GenerateRequest([5, 6, 7], params, logprobs=0))
+        asked = GenerateRequest([8, 6, 7], params, logprobs=0)
+        second = one(engine, asked)
+        assert (first.usage.cached, second.usage.cached) == (0, 0)
+        logprobs_hold(engine, asked, second)
+
+
 def test_without_the_option_nothing_is_cached(tiny_engine: LlamaCppEngine):
     asked = request(tiny_engine, "hello world " * 20, seed=1)
     one(tiny_engine, asked)

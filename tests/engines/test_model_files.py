@@ -10,7 +10,7 @@ from pathlib import Path
 import gguf
 import pytest
 
-from llamalab.engines import llama_cpp, machine
+from llamalab.engines import llama_cpp, machine, weights
 from llamalab.engines.gguf_header import CACHE_TYPES, read_header
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import LlamalabError, ModelFileError, ModelNotFound, OutOfMemory
@@ -88,6 +88,28 @@ def test_a_vocabulary_without_weights_can_only_tokenise(tmp_path: Path):
             engine.generate([])
         with pytest.raises(LlamalabError, match="vocab_only=True"):
             engine.score([])
+
+
+def test_an_embedding_model_is_refused(tmp_path: Path):
+    """llama.cpp would end the process at the first draw: there are no logits."""
+    assert "no model that continues a text (an embedding model?)" in refused(tiny.write_bert(tmp_path / "bert.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "message"),
+    [
+        ("llama_model_has_encoder", True, "encoder-decoder model"),
+        ("llama_model_has_decoder", False, "an encoder"),
+        ("llama_model_is_diffusion", True, "diffusion model"),
+    ],
+)
+def test_models_of_other_kinds_are_refused(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str, answer: bool, message: str
+):
+    path = tmp_path / "other.gguf"
+    path.write_bytes(tiny_gguf.read_bytes())
+    monkeypatch.setattr(weights.api, question, lambda _model: answer)
+    assert message in refused(path)
 
 
 def test_a_missing_tensor_is_named_by_its_reason(tmp_path: Path):

@@ -201,8 +201,6 @@ class Scheduler:
         self._changed = True
         if self._keep:
             self._kept[response.sequence] = [*response.prompt.tolist(), *response.ids][: response.at]
-        else:
-            api.llama_memory_seq_rm(self._memory, response.sequence, -1, -1)
         bisect.insort(self._free, response.sequence)
         response.sequence = -1
         if isinstance(how, LlamalabError):
@@ -211,12 +209,11 @@ class Scheduler:
             response.finish(how)
 
     def _recover(self, error: BaseException) -> None:
-        """After a step that did not end: empty the context and tell everybody whose response was in it."""
+        """After a step that did not end: free all sequences and tell everybody whose response was in one."""
         failed, self._active = self._active, []
         self._free = list(range(len(self._kept)))
         self._kept = [[] for _ in self._kept]
         self._changed = True
-        api.llama_memory_clear(self._memory, False)
         reason = str(error) if isinstance(error, LlamalabError) else f"{type(error).__name__} in another request"
         for response in failed:
             response.fail(EngineError(f"The batch that this response was in was interrupted: {reason}"))
@@ -243,8 +240,6 @@ class Scheduler:
         """Give free sequences to those who wait longest."""
         if not (self._waiting and self._free):
             return
-        if not self._active and not self._keep:
-            api.llama_memory_clear(self._memory, False)
         while self._waiting and self._free:
             response = self._waiting.popleft()
             response.sequence = self._choose(response.prompt)
@@ -276,7 +271,6 @@ class Scheduler:
         while self._movable and active and active[-1].sequence >= len(active):
             last, gap = active.pop(), self._free.pop(0)
             api.llama_memory_seq_cp(self._memory, last.sequence, gap, -1, -1)
-            api.llama_memory_seq_rm(self._memory, last.sequence, -1, -1)
             bisect.insort(self._free, last.sequence)
             last.sequence = gap
             bisect.insort(active, last, key=lambda r: r.sequence)
