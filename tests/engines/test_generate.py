@@ -14,7 +14,8 @@ import pytest
 
 from llamalab.engine import Event, GenerateRequest, Generation, SamplingParams, ScoreRequest, Token
 from llamalab.engines import schedule
-from llamalab.engines.llama_cpp import EventStream, LlamaCppEngine
+from llamalab.engines.events import EventStream
+from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, SchemaError
 
 PERSON = {

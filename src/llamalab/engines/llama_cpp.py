@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import ctypes
 import os
-import warnings
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamalab.engine import Event, GenerateRequest, Generation, ModelInfo, Scored, ScoreRequest, Token
+from llamalab.engine import Event, GenerateRequest, ModelInfo, Scored, ScoreRequest
 from llamalab.engines import machine
+from llamalab.engines.events import EventStream
 from llamalab.engines.gguf_header import CACHE_TYPES, Header, read_header
+from llamalab.engines.model_info import describe
 from llamalab.engines.native import adapter_free, adapter_init, api, forget_errors, native_reason, set_adapters
 from llamalab.engines.options import Options, parse_options
 from llamalab.engines.response import Queue, Response
 from llamalab.engines.sampling import Sampler, check_sampling
 from llamalab.engines.schedule import Scheduler
 from llamalab.engines.scorer import Scorer
-from llamalab.engines.weights import Weights, checked_header, open_weights, weight_bytes
+from llamalab.engines.weights import checked_header, open_weights, weight_bytes
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, ModelFileError, OutOfMemory
 
 _DEFAULT_CONTEXT = 4096
@@ -35,14 +37,6 @@ _FLASH = {
     "auto": api.LLAMA_FLASH_ATTN_TYPE_AUTO,
     True: api.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     False: api.LLAMA_FLASH_ATTN_TYPE_DISABLED,
-}
-_SAMPLING_KEYS = {
-    "temperature": ("temp", float),
-    "top_k": ("top_k", int),
-    "top_p": ("top_p", float),
-    "min_p": ("min_p", float),
-    "penalty_last_n": ("penalty_last_n", int),
-    "repeat_penalty": ("penalty_repeat", float),
 }
 
 
@@ -62,6 +56,7 @@ class LlamaCppEngine:
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
         self._closed = True
+        self._lock = threading.RLock()  # the collector may close an engine while another one closes
         self.options = parse_options(options)
         file = Path(path).expanduser().absolute()
         header = checked_header(file, vocab_only=self.options.vocab_only)
@@ -77,7 +72,7 @@ class LlamaCppEngine:
         try:
             if not self.options.vocab_only:
                 self._start()
-            self._info = _describe(self._weights, file, self._n_ctx)
+            self._info = describe(self._weights, file, self._n_ctx)
         except BaseException:
             self._free()
             raise
@@ -154,17 +149,20 @@ class LlamaCppEngine:
                     available=self._n_ctx,
                 )
             pairs.append((prefix, response))
-        if self._scorer is None:
-            window = self.options.n_outputs_max or Scorer.window(vocabulary.size, self.options.n_batch)
-            context = self._new_context(1, window)
-            self._scorer = Scorer(context, vocabulary.size, window=window, n_batch=api.llama_n_batch(context))
+        with self._lock:
+            self._check_open()
+            if self._scorer is None:
+                window = self.options.n_outputs_max or Scorer.window(vocabulary.size, self.options.n_batch)
+                context = self._new_context(1, window)
+                self._scorer = Scorer(context, vocabulary.size, window=window, n_batch=api.llama_n_batch(context))
         return self._scorer.score(pairs)
 
     def close(self) -> None:
         """Free everything. Any later call raises `EngineError`."""
-        if not self._closed:
-            self._closed = True
-            self._free()
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._free()
 
     def __enter__(self) -> LlamaCppEngine:
         return self
@@ -273,42 +271,6 @@ class LlamaCppEngine:
         self._weights.release()
 
 
-class EventStream(Iterator[Event]):
-    """The events of one `generate` call."""
-
-    def __init__(self, scheduler: Scheduler, responses: list[Response], queue: Queue) -> None:
-        self._scheduler = scheduler
-        self._responses = responses
-        self._queue = queue
-        self._left = len(responses)
-
-    def __next__(self) -> Event:
-        if not self._left:
-            raise StopIteration
-        queue = self._queue
-        if queue and type(queue[0]) is Token:
-            return queue.popleft()  # type: ignore[return-value]
-        try:
-            event = self._scheduler.next_event(queue)
-        except BaseException:
-            self.close()
-            raise
-        if type(event) is Generation:
-            self._left -= 1
-        return event
-
-    def close(self) -> None:
-        """End what is still in progress and free its sequences."""
-        if self._left:
-            self._left = 0
-            self._scheduler.drop(self._responses)
-
-    def __del__(self) -> None:
-        # The collector may run this anywhere, even inside the scheduler: only leave a mark.
-        if self._left:
-            self._scheduler.mark(self._responses)
-
-
 def _padded(n_ctx: int) -> int:
     return -(-n_ctx // _CELLS) * _CELLS
 
@@ -355,42 +317,3 @@ def _load_adapter(model: int, path: Path) -> int:
     if not adapter:
         raise ModelFileError(f"The adapter {path} does not fit this model: {native_reason()}.")
     return int(adapter)
-
-
-def _describe(weights: Weights, path: Path, n_ctx: int) -> ModelInfo:
-    model, vocabulary = weights.model, weights.vocabulary
-    template = api.llama_model_chat_template(model, None)
-    trained = api.llama_model_n_ctx_train(model) or weights.header.context_length
-    if trained and n_ctx > trained:
-        warnings.warn(f"The model was trained for {trained} tokens of context, less than n_ctx={n_ctx}.", stacklevel=3)
-    return ModelInfo(
-        name=weights.meta("general.name") or path.stem,
-        provider="llama_cpp",
-        path=str(path),
-        architecture=weights.header.architecture,
-        n_params=api.llama_model_n_params(model),
-        size_bytes=api.llama_model_size(model) or weight_bytes(path),
-        context_length=trained,
-        n_ctx=n_ctx,
-        n_vocab=vocabulary.size,
-        bos_id=vocabulary.bos_id,
-        eos_id=vocabulary.eos_id,
-        stop_ids=vocabulary.stop_ids,
-        add_bos=vocabulary.add_bos,
-        special_tokens=dict(vocabulary.special_tokens),
-        chat_template=template.decode("utf-8", "replace") if template else None,
-        sampling=_recommended(weights),
-    )
-
-
-def _recommended(weights: Weights) -> dict[str, Any]:
-    """Sampling settings that the file asks for (`general.sampling.*`)."""
-    found: dict[str, Any] = {}
-    for field, (key, kind) in _SAMPLING_KEYS.items():
-        value = weights.meta(f"general.sampling.{key}")
-        if value is not None:
-            try:
-                found[field] = kind(float(value))
-            except ValueError:
-                continue
-    return found

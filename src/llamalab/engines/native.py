@@ -173,7 +173,11 @@ def captured_stderr() -> Iterator[list[str]]:
     """Lines that C code writes to standard error inside the block (llama.cpp's grammar parser does)."""
     lines: list[str] = []
     with _stderr_lock, tempfile.TemporaryFile() as sink:
-        saved = os.dup(2)
+        try:
+            saved = os.dup(2)
+        except OSError:  # a process without standard error: nothing to keep clean
+            yield lines
+            return
         try:
             os.dup2(sink.fileno(), 2)
             yield lines

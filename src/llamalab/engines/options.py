@@ -33,11 +33,12 @@ class Options:
         n_gpu_layers: layers kept on the GPU, -1 all; None: all where llama.cpp was built with GPU support.
         tensor_split: share of the model on each GPU.
         main_gpu: GPU that holds what is not split.
-        flash_attn: True, False, or "auto": where the device has it.
+        flash_attn: True, False, or "auto": where the device has it. It computes attention in float16 even
+            where the cache is float32.
         type_k: type of the K cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl.
         type_v: type of the V cache; a quantised one needs flash attention.
-        n_outputs_max: rows of logits computed by one call; None: as many as needed (`n_seq`, or a window of
-            64 while scoring).
+        n_outputs_max: rows of logits computed by one call; None: as many as needed (`n_seq`; while scoring,
+            as many as take 128 MiB).
         load_mode: "mmap" maps the file, "mlock" also keeps it in memory, "read" copies it, "auto" lets
             llama.cpp choose.
         adapters: LoRA adapters to apply, each a path or (path, scale).

@@ -31,6 +31,7 @@ from llamalab.engines.vocabulary import Vocabulary
 from llamalab.errors import EngineError, LlamalabError
 
 _TURN = 0.002  # seconds after which a turn of several steps ends: too short to be seen in a stream
+_LOOK = 0.1  # seconds between looks at those who wait: there may be thousands
 
 
 class Scheduler:
@@ -59,6 +60,8 @@ class Scheduler:
         self._sleepers = 0
         self._changed = False  # somebody came, went or is not steady yet: the batch has to be made anew
         self._watching = False  # somebody can be ended from outside
+        self._waiting_watched = False
+        self._next_look = 0.0
         self._stepping = False
         self._closed = False
         self._waiting: deque[Response] = deque()
@@ -76,7 +79,8 @@ class Scheduler:
                     response.finish("length")
                 else:
                     self._waiting.append(response)
-                    self._watching |= response.watched
+                    if response.watched:
+                        self._waiting_watched = self._watching = True
             self._changed = True
 
     def next_event(self, queue: Queue) -> Event:
@@ -126,7 +130,8 @@ class Scheduler:
         """As `drop`, at the next step. Takes no lock: the garbage collector may call it anywhere."""
         for response in responses:
             response.dropped = response.watched = True
-        self._watching = True
+        self._next_look = 0.0
+        self._waiting_watched = self._watching = True
 
     def close(self) -> None:
         """End everything in progress; later calls raise `EngineError`."""
@@ -219,21 +224,24 @@ class Scheduler:
             response.fail(EngineError(f"The batch that this response was in was interrupted: {reason}"))
 
     def _sweep(self, now: float) -> None:
-        """End what was cancelled, dropped or is past its deadline."""
+        """End what was cancelled, dropped or is past its deadline; those who wait are looked at now and then."""
         self._watching = False
         for response in [r for r in self._active if r.watched]:
             reason = _ends(response, now)
             if reason is not None:
                 self._end(response, reason)
-        still: deque[Response] = deque()
-        for response in self._waiting:
-            reason = _ends(response, now) if response.watched else None
-            if reason is None:
-                still.append(response)
-            else:
-                response.finish(reason)
-        self._waiting = still
-        if any(r.watched for r in self._active) or any(r.watched for r in still):
+        if now >= self._next_look:
+            self._next_look = now + _LOOK
+            still: deque[Response] = deque()
+            for response in self._waiting:
+                reason = _ends(response, now) if response.watched else None
+                if reason is None:
+                    still.append(response)
+                else:
+                    response.finish(reason)
+            self._waiting = still
+            self._waiting_watched = any(r.watched for r in still)
+        if self._waiting_watched or any(r.watched for r in self._active):
             self._watching = True
 
     def _admit(self) -> None:
@@ -242,6 +250,10 @@ class Scheduler:
             return
         while self._waiting and self._free:
             response = self._waiting.popleft()
+            reason = _ends(response, time.monotonic()) if response.watched else None
+            if reason is not None:
+                response.finish(reason)
+                continue
             response.sequence = self._choose(response.prompt)
             self._free.remove(response.sequence)
             response.at = response.cached = self._reuse(response.sequence, response.prompt)
