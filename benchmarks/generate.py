@@ -35,6 +35,10 @@ from llamalab.engines.native import api, decode
 PROMPT = "The access code of the Blue Harbor vault is 48213. What is the access code of the Blue Harbor vault?"
 PARAMS = SamplingParams(temperature=0.8, top_k=40, top_p=0.95, ignore_eos=True)
 N_CTX = 512
+GOALS = {
+    "pico": {"alone": 0.97, "many": 0.95, "in turn": 1.0, "schema": 0.90},
+    "1b": {"alone": 0.97, "many": 0.95, "in turn": 1.0, "schema": 0.97},
+}
 # As many elements as anyone can want: the document never ends before the token limit.
 SCHEMA = {"type": "array", "minItems": 500, "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}
 
@@ -140,7 +144,7 @@ class Bench:
         rates = self._alternate(lambda: self._generate(sequences), bare.run)
         bare.close()
         what = "1 request" if sequences == 1 else f"{sequences} requests at once"
-        self._add(what, "bare llama_decode", rates, 0.97 if sequences == 1 else 0.95)
+        self._add(what, "bare llama_decode", rates, "alone" if sequences == 1 else "many")
 
     def _against_llama(self) -> None:
         """Eight requests at once against llama-cpp-python's `Llama`, one after the other."""
@@ -172,7 +176,7 @@ class Bench:
 
         rates = self._alternate(lambda: self._generate(8), one_after_another)
         llama.close()
-        self._add("8 requests at once", "Llama.generate, 8 in turn", rates, 1.0)
+        self._add("8 requests at once", "Llama.generate, 8 in turn", rates, "in turn")
 
     def _schema(self) -> None:
         free = GenerateRequest(self.prompt, replace(PARAMS, max_tokens=self.tokens, seed=1))
@@ -190,7 +194,7 @@ class Bench:
             return len(done.ids)
 
         rates = self._alternate(lambda: count(bound), lambda: count(free))
-        self._add(f"JSON schema, {self.tokens} tokens", "free generation", rates, _schema_goal(self.name))
+        self._add(f"JSON schema, {self.tokens} tokens", "free generation", rates, "schema")
         (done,) = [e for e in self.engine.generate([bound]) if isinstance(e, Generation)]
         self.facts["vocabulary prepared for schemas (once per model), s"] = round(built, 3)
         self.facts["schema compiled (once per schema), ms"] = round(1e3 * compiled, 2)
@@ -247,7 +251,8 @@ class Bench:
         median = statistics.median
         return Rates(median(a for a, _ in rounds), median(b for _, b in rounds), median(a / b for a, b in rounds))
 
-    def _add(self, what: str, against: str, rates: Rates, at_least: float | None) -> None:
+    def _add(self, what: str, against: str, rates: Rates, goal: str) -> None:
+        at_least = GOALS.get(self.name, {}).get(goal)
         line = Line(self.name, what, rates.ours, against, rates.other, rates.ratio, at_least)
         self.lines.append(line)
         if not self.args.json:
@@ -296,10 +301,6 @@ def _chain(seed: int) -> Any:
     ):
         api.llama_sampler_chain_add(chain, sampler)
     return chain
-
-
-def _schema_goal(name: str) -> float | None:
-    return {"pico": 0.9, "1b": 0.97}.get(name)
 
 
 def _row(line: Line) -> str:
