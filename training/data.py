@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from training.episode import Episode
 from training.others import repeat
-from training.tasks import EARLY, LATE
+from training.tasks import EARLY, LAST, LATE
 
 BUCKETS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512)
 """Row lengths. A batch holds rows of one length, and each length is compiled once per shared prefix."""
@@ -19,8 +19,8 @@ BUCKETS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512)
 TOKENS_PER_BATCH = 4096
 """Rows times row length of a batch."""
 
-HOLD = 1000
-"""Steps at full learning rate, on the early mixture of tasks; then the rate falls in a straight line to zero."""
+PARTS = (1000, 2400)
+"""Steps at which the second and the third mixture of tasks begin."""
 
 COPYING_FIRST = 200
 """Steps over which the surplus of copying fades."""
@@ -112,7 +112,7 @@ def batches(encoder: Encoder, seed: int) -> Iterator[Batch]:
 
 def draw(rng: Random, step: int) -> Episode:
     """One episode: mostly copying at first, then everything; the number of facts grows until `FULL_LEVEL`."""
-    tasks = EARLY if step < HOLD else LATE
+    tasks = EARLY if step < PARTS[0] else LATE if step < PARTS[1] else LAST
     surplus = 2.0 * max(0.0, 1 - step / COPYING_FIRST)
     (task,) = rng.choices(list(tasks), [share + (surplus if task is repeat else 0.0) for task, share in tasks.items()])
     return task(rng, min(1.0, step / FULL_LEVEL))

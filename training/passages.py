@@ -60,16 +60,25 @@ def short_passage(rng: Random, level: float) -> Episode:
     return _passage_of(rng, rng.randint(1, 3) if rng.random() < 0.7 else rng.randint(1, 1 + round(11 * level)))
 
 
-def _passage_of(rng: Random, n: int) -> Episode:
+def plain_passage(rng: Random, _level: float) -> Episode:
+    """As `passage`, but mostly two facts in plain words: which of them is asked for is all there is to learn."""
+    (n,) = rng.choices((1, 2, 3, 4, rng.randint(5, 12)), (12, 50, 20, 10, 8))
+    return _passage_of(rng, n, plain=0.55)
+
+
+def _passage_of(rng: Random, n: int, plain: float = 0.0) -> Episode:
+    """A passage of `n` facts; with probability `plain` in canonical words throughout and with nothing else in it."""
     facts, fact = passage_facts(rng, n)
-    known = rng.random() >= 0.18
-    sentences = [statement(rng, f) for f in facts if known or f is not fact]
-    sentences += [filler(rng) for _ in range(rng.choice((0, 0, 0, 1, 2)))]
+    known = rng.random() >= (0.12 if plain else 0.18)
+    style = "canonical" if rng.random() < plain else "any"
+    sentences = [statement(rng, f, style) for f in facts if known or f is not fact]
+    if style == "any":
+        sentences += [filler(rng) for _ in range(rng.choice((0, 0, 0, 1, 2)))]
     if not sentences:
         sentences = [statement(rng, sibling(rng, fact))]
     rng.shuffle(sentences)
-    layout = CANONICAL_LAYOUT if rng.random() < 0.35 else rng.choice(LAYOUTS)
-    asked = question(rng, fact)
+    layout = CANONICAL_LAYOUT if style == "canonical" or rng.random() < 0.35 else rng.choice(LAYOUTS)
+    asked = question(rng, fact, style)
     if known and rng.random() < 0.25:
         asked += " Answer in a full sentence."
         return _passage(rng, layout, sentences, asked, fact.fill("The {A} of the {E} is {V}."))

@@ -28,14 +28,14 @@ from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig
 from llamalab.llama.model import xfmr
 from llamalab.llama.weights import LayerWeights, XfmrWeights, count_parameters, init_weights
-from training.data import HOLD, Encoder, batches
+from training.data import PARTS, Encoder, batches
 from training.tokenizer import TOKENIZER, VOCAB_SIZE
 
 CONFIG = LlamaConfig(
     dim=256, n_layers=4, n_heads=8, n_kv_heads=4, head_dim=32, ffn_dim=768, vocab_size=VOCAB_SIZE, max_seq_len=2048
 )
 SEED = 7
-STEPS = 3300
+STEPS = 3400
 CHECKPOINT_EVERY = 100
 
 
@@ -90,10 +90,10 @@ def make_optimizer(steps: int) -> optax.GradientTransformation:
     """Muon for the blocks' matrices, AdamW for the embedding and the norms."""
 
     def schedule(peak: float) -> optax.Schedule:
-        warm = optax.linear_schedule(0.0, peak, 50)
-        return optax.join_schedules(
-            [warm, optax.constant_schedule(peak), optax.linear_schedule(peak, 0.0, steps - HOLD)], [50, HOLD]
-        )
+        """Full until the second part, down to two fifths until the third, and in its second half down to zero."""
+        second, third = PARTS
+        points = (0, 50, second, third, (third + steps) // 2, steps)
+        return lambda step: jnp.interp(step, jnp.array(points), peak * jnp.array([0.0, 1.0, 1.0, 0.4, 0.4, 0.0]))
 
     def matrices(weights: XfmrWeights) -> XfmrWeights:
         spec = MuonDimensionNumbers(reduction_axis=1, output_axis=0)

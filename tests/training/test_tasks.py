@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
-from training.data import HOLD, OTHER_WEIGHT, Encoder, batches, draw
+from training.data import OTHER_WEIGHT, PARTS, Encoder, batches, draw
 from training.tokenizer import TOKENIZER
 
 from llamalab.rlm.commands import NOT_FOUND, parse_command
@@ -81,8 +81,8 @@ def test_batches_repeat_and_weigh_what_pico_says(encoder: Encoder) -> None:
         assert (one.weights == 1).any(axis=1).all()
 
 
-def test_both_mixtures_draw_all_their_tasks() -> None:
-    for step, mixture in ((HOLD - 1, tasks.EARLY), (HOLD, tasks.LATE)):
+def test_each_part_draws_all_its_tasks() -> None:
+    for step, mixture in ((PARTS[0] - 1, tasks.EARLY), (PARTS[0], tasks.LATE), (PARTS[1], tasks.LAST)):
         assert sum(mixture.values()) == pytest.approx(1.0)
         rng = Random(4)
         drawn = {draw(rng, step).task for _ in range(1500)}
