@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from llamalab.cli.app import run
-from tests import tiny
 
 
 @dataclass(frozen=True)
@@ -28,18 +26,9 @@ Cli = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all test processes of this run."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cli-models"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def model(model_folder: Path) -> str:
+def model(tiny_gguf: Path) -> str:
     """A tiny model with a chat template and a context of 512 tokens."""
-    return str(tiny.once(model_folder, "tiny-F32.gguf", tiny.write_bpe))
+    return str(tiny_gguf)
 
 
 @pytest.fixture(autouse=True)
