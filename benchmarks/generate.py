@@ -73,6 +73,7 @@ class BareLoop:
         params.n_ctx, params.n_seq_max, params.n_outputs_max = N_CTX * sequences, sequences, sequences
         params.n_batch = params.n_ubatch = 512
         params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED  # as the engine on a CPU
         self.context = api.llama_init_from_model(model, params)
         self.memory = api.llama_get_memory(self.context)
         self.batch = api.llama_batch_init(512, 0, 1)

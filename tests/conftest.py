@@ -52,6 +52,6 @@ def tiny_engine(tiny_gguf: Path) -> Iterator[LlamaCppEngine]:
     """An engine on `tiny_gguf`: one thread, four sequences, everything in float32."""
     from llamalab.engines.llama_cpp import LlamaCppEngine
 
-    options = {"n_seq": 4, "type_k": "f32", "type_v": "f32", "flash_attn": False}  # flash attention rounds to float16
+    options = {"n_seq": 4, "type_k": "f32", "type_v": "f32"}
     with LlamaCppEngine(tiny_gguf, n_threads=1, **options) as engine:
         yield engine

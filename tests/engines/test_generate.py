@@ -124,10 +124,21 @@ def request_(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue
 
 
+def test_company_leaves_the_numbers_of_a_quantised_model_as_they_are(tiny_q8_gguf: Path):
+    """Without flash attention, which "auto" leaves off here, eight at once are computed like one alone."""
+    with LlamaCppEngine(tiny_q8_gguf, n_threads=1, n_seq=8) as engine:
+        requests = [request(engine, "hello " * 20, seed=n, max_tokens=30, more={"logprobs": 0}) for n in range(8)]
+        together = results(engine.generate(requests))
+        for number, asked in enumerate(requests):
+            alone = one(engine, asked)
+            assert alone.ids == together[number].ids
+            assert alone.logprobs is not None
+            beside = [lp.raw for lp in together[number].logprobs or ()]
+            assert [lp.raw for lp in alone.logprobs] == pytest.approx(beside, abs=1e-3)
+
+
 def test_long_prompts_go_in_chunks_and_mix_with_others(tiny_gguf: Path):
-    with LlamaCppEngine(
-        tiny_gguf, n_threads=1, n_seq=3, n_batch=16, n_ubatch=8, type_k="f32", type_v="f32", flash_attn=False
-    ) as engine:
+    with LlamaCppEngine(tiny_gguf, n_threads=1, n_seq=3, n_batch=16, n_ubatch=8, type_k="f32", type_v="f32") as engine:
         texts = ["hello " * 100, "the", "code " * 50, "world " * 120, "x"]
         requests = [request(engine, text, seed=1, max_tokens=15, more={"logprobs": 0}) for text in texts]
         for number, got in results(engine.generate(requests)).items():
@@ -516,9 +527,7 @@ def test_closing_while_another_thread_generates(tiny_gguf: Path):
 
 
 def test_a_cached_prefix_is_computed_once(tiny_gguf: Path):
-    with LlamaCppEngine(
-        tiny_gguf, n_threads=1, n_seq=2, cache_prompts=True, type_k="f32", type_v="f32", flash_attn=False
-    ) as engine:
+    with LlamaCppEngine(tiny_gguf, n_threads=1, n_seq=2, cache_prompts=True, type_k="f32", type_v="f32") as engine:
         first = request(engine, "hello world " * 20, seed=1, more={"logprobs": 0})
         got = one(engine, first)
         assert got.usage.cached == 0

@@ -25,7 +25,7 @@ def reference(prefix: list[int], response: list[int], n_vocab: int) -> list[floa
     "options", [{}, {"n_batch": 16}, {"n_outputs_max": 5, "n_seq": 1}, {"n_batch": 7, "n_ubatch": 3}]
 )
 def test_each_token_of_a_response_is_scored(tiny_gguf: Path, lengths: tuple[int, int], options: dict[str, int]):
-    exact = {"type_k": "f32", "type_v": "f32", "flash_attn": False}
+    exact = {"type_k": "f32", "type_v": "f32"}
     with LlamaCppEngine(tiny_gguf, n_threads=1, **({"n_seq": 2} | options), **exact) as engine:
         rng = np.random.default_rng(sum(lengths))
         prefix, response = (rng.integers(0, engine.info.n_vocab, n).tolist() for n in lengths)

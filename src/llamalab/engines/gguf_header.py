@@ -48,6 +48,7 @@ class Header:
         n_tensors: tensors in this file.
         file_bytes: size of the file.
         context_length: tokens the model was trained for, 0 if not said.
+        heads: most attention heads of a layer.
         heads_kv: KV heads of each layer.
         key_length: values per head in K.
         value_length: values per head in V.
@@ -60,6 +61,7 @@ class Header:
     n_tensors: int
     file_bytes: int
     context_length: int
+    heads: int
     heads_kv: tuple[int, ...]
     key_length: int
     value_length: int
@@ -142,6 +144,7 @@ def read_header(path: Path) -> Header:
             n_tensors=n_tensors,
             file_bytes=size,
             context_length=sum(_integers(gguf, f"{arch}.context_length")[:1]),
+            heads=most_heads,
             heads_kv=tuple(heads_kv),
             key_length=key[0],
             value_length=value[0],

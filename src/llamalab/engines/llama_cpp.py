@@ -33,11 +33,7 @@ _DEFAULT_CONTEXT = 4096
 _DEFAULT_SEQUENCES = 8
 _DEFAULT_CACHE_BYTES = 2**30
 _CELLS = 256  # llama.cpp rounds a context up to a multiple of this
-_FLASH = {
-    "auto": api.LLAMA_FLASH_ATTN_TYPE_AUTO,
-    True: api.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-    False: api.LLAMA_FLASH_ATTN_TYPE_DISABLED,
-}
+_SCORES_BYTES = 2**30  # attention scores of one batch that may be kept whole
 
 
 class LlamaCppEngine:
@@ -223,7 +219,7 @@ class LlamaCppEngine:
         params.n_seq_max = n_seq
         params.n_outputs_max = max(n_outputs, n_seq)
         params.n_threads = params.n_threads_batch = options.n_threads or machine.physical_cores()
-        params.flash_attn_type = _FLASH[options.flash_attn]
+        params.flash_attn_type = _flash_attention(self._weights.header, options, self._n_ctx)
         params.type_k, params.type_v = CACHE_TYPES[options.type_k][0], CACHE_TYPES[options.type_v][0]
         forget_errors()
         context = api.llama_init_from_model(self._weights.model, params)
@@ -284,12 +280,30 @@ def _sequences(header: Header, options: Options, n_ctx: int) -> int:
     return max(1, min(_DEFAULT_SEQUENCES, fitting, options.n_batch, options.n_outputs_max or _DEFAULT_SEQUENCES))
 
 
+def _flash_attention(header: Header, options: Options, n_ctx: int) -> int:
+    """llama.cpp's number for the flash attention that `options` mean."""
+    if options.flash_attn != "auto":
+        return int(api.LLAMA_FLASH_ATTN_TYPE_ENABLED if options.flash_attn else api.LLAMA_FLASH_ATTN_TYPE_DISABLED)
+    small = _scores_bytes(header, options, n_ctx) <= _SCORES_BYTES
+    if small and not _on_gpu(options) and options.type_v in ("f32", "f16", "bf16"):
+        return int(api.LLAMA_FLASH_ATTN_TYPE_DISABLED)
+    return int(api.LLAMA_FLASH_ATTN_TYPE_AUTO)
+
+
+def _scores_bytes(header: Header, options: Options, n_ctx: int) -> int:
+    return 4 * header.heads * min(options.n_ubatch, n_ctx) * _padded(n_ctx)
+
+
+def _on_gpu(options: Options) -> bool:
+    return options.n_gpu_layers != 0 and bool(api.llama_supports_gpu_offload())
+
+
 def _check_memory(path: Path, header: Header, options: Options, n_ctx: int, n_seq: int) -> None:
     """Refuse what cannot be allocated, before anything is.
 
     A mapped file needs no memory of its own, and with a GPU the memory is not this one: neither is counted.
     """
-    if options.n_gpu_layers != 0 and api.llama_supports_gpu_offload():
+    if _on_gpu(options):
         return
     cache = header.cache_bytes(_padded(n_ctx), options.type_k, options.type_v) * n_seq
     weights = weight_bytes(path) if options.load_mode in ("read", "mlock") else 0

@@ -33,8 +33,10 @@ class Options:
         n_gpu_layers: layers kept on the GPU, -1 all; None: all where llama.cpp was built with GPU support.
         tensor_split: share of the model on each GPU.
         main_gpu: GPU that holds what is not split.
-        flash_attn: True, False, or "auto": where the device has it. It computes attention in float16 even
-            where the cache is float32.
+        flash_attn: True, False, or "auto". llama.cpp's flash attention saves memory but rounds to float16, in
+            other places for other batches: log probabilities move by some 0.01 nats. So "auto" leaves it off on
+            the CPU unless the attention scores of one batch would take over 1 GiB, or the V cache is quantised
+            (it has no other way); on a GPU llama.cpp decides.
         type_k: type of the K cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl.
         type_v: type of the V cache; a quantised one needs flash attention.
         n_outputs_max: rows of logits computed by one call; None: as many as needed (`n_seq`; while scoring,
