@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest
+# Several test processes share the cores: threads that wait for each other must not spin.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-reference lint bench docs pico clean check-system

@@ -80,8 +80,9 @@ def _introduce(out: Console, engine: Engine, seconds: float) -> None:
     _title(out, "The model")
     out.print(
         f"[bold]pico[/bold], built into llamalab: {info.n_params / 1e6:.1f} million parameters, "
-        f"{info.size_bytes / 1e6:.1f} MB, context of {info.n_ctx:,} tokens. Loaded in {seconds:.2f} s, offline.\n"
-        "It was trained to show what llamalab does, on simple texts. It is no assistant."
+        f"{info.size_bytes / 1e6:.1f} MB, context of {info.n_ctx:,} tokens.\n"
+        f"Loaded in {seconds:.2f} s, offline. It was trained on simple texts to show what llamalab does;\n"
+        "it is no assistant."
     )
 
 
@@ -91,7 +92,7 @@ def _chat(out: Console, chat: EngineChat, speed: Speed) -> None:
     _title(out, "Chat")
     for message in MESSAGES:
         out.print(Text.assemble(("You  ", "dim"), message))
-        result = _generate(chat, message, max_tokens=96)
+        result = _generate(chat, message, max_tokens=160)
         out.print(Text.assemble(("pico ", "dim"), (result.text.strip(), "bold"), "\n"))
         speed.add(result)
 
@@ -103,8 +104,8 @@ def _constrained(out: Console, chat: EngineChat, speed: Speed) -> None:
 
     _title(out, "JSON by a schema")
     out.print(
-        "Every token that would break the schema is ruled out before one is drawn. Here it allows the commands that\n"
-        "steer a search through a text too long to read; pico was trained to give them:"
+        "Every token that would break the schema is ruled out before one is drawn. This one allows\n"
+        "the commands that steer a search through a text too long to read; pico was trained on them:"
     )
     message = first_message(QUESTION, lines=120_000, characters=9_800_000)
     result = _generate(chat, message, max_tokens=96, system=COMPACT_PROMPT, schema=json.dumps(command_schema()))
