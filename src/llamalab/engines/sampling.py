@@ -10,12 +10,11 @@ from __future__ import annotations
 import ctypes
 import math
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llamalab.engine import GenerateRequest, SamplingParams, TokenLogprob
-from llamalab.engines.constrain import Constraint
 from llamalab.engines.native import (
     api,
     captured_stderr,
@@ -27,6 +26,9 @@ from llamalab.engines.native import (
 )
 from llamalab.engines.vocabulary import Vocabulary
 from llamalab.errors import ConfigError, SchemaError
+
+if TYPE_CHECKING:
+    from llamalab.engines.constrain import Constraint  # imports llguidance, which few runs need
 
 Row = np.ndarray[tuple[int], np.dtype[np.float32]]
 
