@@ -302,7 +302,11 @@ _ROOT: tuple[tuple[str, Maker], ...] = (
 CELLS: tuple[tuple[str, str, Maker], ...] = (
     *((task, wording, maker) for task, maker in _ROOT for wording in (*_WORDINGS, "made-up names")),
     *((f"passage, {n} fact{'s' * (n > 1)}", wording, passage(n)) for n in (1, 2, 4, 8, 12) for wording in _WORDINGS),
-    *((f"passage, {n} facts, not among them", wording, absent(n)) for n in (1, 4) for wording in _WORDINGS),
+    *(
+        (f"passage, {n} fact{'s' * (n > 1)}, not among them", wording, absent(n))
+        for n in (1, 4)
+        for wording in _WORDINGS
+    ),
     *(("repeat", wording, repeat) for wording in _WORDINGS),
     ("sums of two-digit numbers", "canonical", sums),
 )
