@@ -132,9 +132,9 @@ def _weakness(results: list[dict[str, Any]]) -> str:
     rate = {(r["task"], r["wording"]): f"{r['right'] / r['n']:.0%}" for r in results}
     find, two = "root: find and answer", "passage, 2 facts"
     return (
-        f"**It is weak as soon as a question is put in words it was not trained on** ({find}: {rate[find, 'canonical']} in "
-        f"canonical wording, {rate[find, 'held-out']} in held-out phrasings), **and it confuses facts**: of a passage with "
-        f"two it gives the right one {rate[two, 'canonical']} of the time, with eight "
+        f"**It is weak as soon as a question is put in words it was not trained on** ({find}: "
+        f"{rate[find, 'canonical']} in canonical wording, {rate[find, 'held-out']} in held-out phrasings), **and it "
+        f"confuses facts**: of a passage with two it gives the right one {rate[two, 'canonical']} of the time, with eight "
         f"{rate['passage, 8 facts', 'canonical']}. Steering a search is what it does well."
     )
 
