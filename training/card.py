@@ -134,8 +134,8 @@ def _weakness(results: list[dict[str, Any]]) -> str:
     return (
         f"**It is weak as soon as a question is put in words it was not trained on** ({find}: "
         f"{rate[find, 'canonical']} in canonical wording, {rate[find, 'held-out']} in held-out phrasings), **and it "
-        f"confuses facts**: of a passage with two it gives the right one {rate[two, 'canonical']} of the time, with eight "
-        f"{rate['passage, 8 facts', 'canonical']}. Steering a search is what it does well."
+        f"confuses facts**: of a passage with two it gives the right one {rate[two, 'canonical']} of the time, with "
+        f"eight {rate['passage, 8 facts', 'canonical']}. Steering a search is what it does well."
     )
 
 
