@@ -84,10 +84,11 @@ chance. It exists so that everything in llamalab can be tried and tested without
 | time | {last["seconds"] / 60:.0f} minutes on two cores of an AMD EPYC at 2.45 GHz that had other work to do as well |
 | licence | MIT, as the rest of the project |
 
-`make pico` trains it again from the seed, exports it, measures it and writes this card. On other hardware, or another
-version of JAX, sums are rounded otherwise: the result is another model of the same quality, not the same bits. (The run
-that made the shipped file was stopped at steps 1,000, 2,400 and 2,500 to decide, from what the model could do by then,
-on the mixtures and learning rates that the script now goes through by itself.)
+`make pico` trains it again from the seed, exports it, measures it and writes this card. It does not give the
+same bits. The run that made the shipped file was stopped at steps 1,000, 2,400 and 2,500 to decide, from what
+the model could do by then, on the mixtures and learning rates that the script now goes through by itself; and
+other hardware rounds sums otherwise. That the quality comes out the same has not been tried: the whole training
+was run once.
 
 ## What it was taught
 

@@ -1,6 +1,6 @@
 """What pico can do, measured on the file that is shipped: the table of its card.
 
-    python training/evaluate.py                 # the shipped model, 200 conversations a cell
+    python training/evaluate.py                 # the shipped model, 120 conversations a cell
     python training/evaluate.py --model F16.gguf --n 100 --json
 
 Everything is greedy, through llama.cpp, on names, numbers and combinations that training never saw. A root
@@ -82,7 +82,7 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pico", help="a model spec or file")
-    parser.add_argument("--n", type=int, default=200, help="conversations a cell")
+    parser.add_argument("--n", type=int, default=120, help="conversations a cell")
     parser.add_argument("--seed", type=int, default=2_000_003)
     parser.add_argument("--only", help="measure only tasks whose name contains this")
     parser.add_argument("--threads", type=int, help="default: every physical core")
