@@ -35,7 +35,7 @@ def xfmr(
     """
     T = tokens_BT.shape[1]
     positions_T = cur_pos + jnp.arange(T)
-    angles_TP = positions_T[:, None].astype(jnp.float32) * inverse_frequencies(config.head_dim, config.rope_theta)
+    angles_TP = positions_T[:, None].astype(jnp.float32) * inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     visible_TS = jnp.arange(cache.length) <= positions_T[:, None]
 
     x_BTD = weights.tok_embeddings[tokens_BT]
