@@ -12,7 +12,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FinishReason: TypeAlias = Literal["stop", "length", "deadline", "cancelled"]
 """Why a response ended: by itself or a stop string; at a token limit; at its deadline; by the caller."""
@@ -281,6 +284,46 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free everything. Any later call raises `EngineError`."""
+        ...
+
+
+@runtime_checkable
+class LogitsEngine(Engine, Protocol):
+    """An engine that shows its logits, so that two runtimes of one model can be compared number by number.
+
+    Ids are used as they are: nothing is added in front. A file whose matrices have more rows than the tokeniser has
+    tokens gives a logit for each row.
+    """
+
+    def logits(self, ids: Sequence[int], *, rows: slice | None = None) -> np.ndarray[Any, Any]:
+        """Logits of one full forward pass over `ids`.
+
+        Args:
+            ids: T tokens, at least one.
+            rows: which of the T rows to return, a slice of step 1; None: all of them. The pass is the same.
+
+        Returns:
+            float32, (T, V): row t is what the model expects after ids[0] ... ids[t].
+
+        Raises:
+            InputError: no ids, or one outside the vocabulary.
+            ContextOverflow: more ids than the context holds.
+        """
+        ...
+
+    def stepped_logits(self, ids: Sequence[int], first: int) -> np.ndarray[Any, Any]:
+        """The rows first ... T-1 of `logits`, from the cache: ids[:first] at once, the rest one token at a time.
+
+        Returns:
+            float32, (T - first, V).
+
+        Raises:
+            As `logits`; InputError also for a `first` outside 0 ... T-1.
+        """
+        ...
+
+    def hidden(self, ids: Sequence[int]) -> list[np.ndarray[Any, Any]] | None:
+        """The residual stream after each block, float32, (T, D) each; None where the runtime does not show it."""
         ...
 
 
