@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
+
+from llamalab.errors import ModelFileError
 
 Kind: TypeAlias = Literal["bpe", "sentencepiece"]
 TokenType: TypeAlias = Literal["normal", "unknown", "control", "user_defined", "unused", "byte"]
@@ -29,6 +31,8 @@ class Vocabulary:
         unk_id: unknown, None where there is none.
         stop_ids: every token that ends a response.
         add_bos: the model was trained with BOS in front.
+        space_prefix: a space is put in front of each run of text; SentencePiece only.
+        notes: what a user should know about how it was read, one sentence each.
         files: the tokeniser's own files by name ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
             to be copied as they are; empty for a GGUF.
     """
@@ -45,9 +49,43 @@ class Vocabulary:
     unk_id: int | None = None
     stop_ids: frozenset[int] = frozenset()
     add_bos: bool = False
+    space_prefix: bool = True
+    notes: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def control(self) -> frozenset[int]:
         """Ids of control tokens."""
         return frozenset(i for i, kind in enumerate(self.types) if kind == "control")
+
+
+def check_size(vocabulary: Vocabulary, vocab_size: int, path: Path) -> Vocabulary:
+    """`vocabulary` with as many tokens as the model has embedding rows.
+
+    Rows beyond the tokens (padding of the matrix) become unused tokens; they are never made from text.
+
+    Args:
+        vocabulary: as read.
+        vocab_size: rows of the embedding.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        ModelFileError: more tokens than rows, with both numbers.
+    """
+    missing = vocab_size - len(vocabulary.tokens)
+    if missing < 0:
+        raise ModelFileError(
+            f"{path}: the tokeniser has {len(vocabulary.tokens)} tokens and the model {vocab_size} embedding rows. "
+            "The tokeniser belongs to another model."
+        )
+    if missing == 0:
+        return vocabulary
+    taken = set(vocabulary.tokens)
+    names = [f"[PAD{i}]" for i in range(len(vocabulary.tokens), vocab_size)]
+    assert taken.isdisjoint(names)
+    return replace(
+        vocabulary,
+        tokens=[*vocabulary.tokens, *names],
+        types=[*vocabulary.types, *["unused"] * missing],
+        scores=[*vocabulary.scores, *[-1e4] * missing] if vocabulary.scores else (),
+    )
