@@ -1,10 +1,13 @@
 """The Llama forward pass: prefill, decoding and training are one function.
 
 Dimension key: B batch, T new tokens, S cache slots, D dim, H query heads, G kv heads, R = H/G query heads
-per kv head, N = R*T rows, K head_dim, F ffn_dim, V vocabulary.
+per kv head, N = R*T rows, K head_dim, F ffn_dim, V vocabulary, P = K/2 pairs. C is B, or 1 where all
+sequences stand at the same position.
 """
 
 from __future__ import annotations
+
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -16,67 +19,141 @@ from llamalab.llama.rope import inverse_frequencies, rotate
 from llamalab.llama.weights import LayerWeights, XfmrWeights
 
 
+@overload
 def xfmr(
-    weights: XfmrWeights, config: LlamaConfig, tokens_BT: Array, cur_pos: Array | int, cache: KVCache
-) -> tuple[Array, KVCache]:
+    weights: XfmrWeights,
+    config: LlamaConfig,
+    tokens_BT: Array,
+    cur_pos: Array | int,
+    cache: KVCache,
+    *,
+    rows_B: Array | None = None,
+    scores: Literal[False] = False,
+) -> tuple[Array, KVCache]: ...
+
+
+@overload
+def xfmr(
+    weights: XfmrWeights,
+    config: LlamaConfig,
+    tokens_BT: Array,
+    cur_pos: Array | int,
+    cache: KVCache,
+    *,
+    rows_B: Array,
+    scores: Literal[True],
+) -> tuple[Array, KVCache, Array]: ...
+
+
+def xfmr(
+    weights: XfmrWeights,
+    config: LlamaConfig,
+    tokens_BT: Array,
+    cur_pos: Array | int,
+    cache: KVCache,
+    *,
+    rows_B: Array | None = None,
+    scores: bool = False,
+) -> tuple[Array, KVCache] | tuple[Array, KVCache, Array]:
     """Run `tokens_BT` at positions cur_pos ... cur_pos + T - 1 after what the cache holds.
 
+    A prompt that is padded on the right needs nothing else: what the padding wrote lies behind the last real token,
+    where nothing looks before the next real token has taken its place.
+
     Args:
-        weights: of the model.
+        weights: of the model; their dtype is the one it computes in.
         config: its shape.
         tokens_BT: token ids, integers.
-        cur_pos: position of the first of them; slots before it are seen, slots after it are not.
-        cache: at least cur_pos + T slots.
+        cur_pos: position of the first of them: one for all sequences, or one each, (B,). Slots before it are
+            seen, slots after the new tokens never matter, whatever they hold. A Python int costs least: only
+            the first cur_pos + T slots are then read at all.
+        cache: at least cur_pos + T slots (`check_room`).
+        rows_B: for each sequence the number of the token, 0 ... T - 1, whose logits are wanted; None: all.
+        scores: return the attention scores of the last layer as well; needs `rows_B`.
 
     Returns:
-        Logits (B, T, V) in float32, and the cache with the new tokens in it.
+        Logits in float32, (B, T, V), or (B, V) with `rows_B`; the cache with the new tokens in it; with `scores`
+        the last layer's scaled scores of the wanted token over all slots, (B, H, S) in float32, -inf where it
+        does not look.
 
     Source: Touvron et al. 2023; parts as in Meta's reference model.
     """
-    T = tokens_BT.shape[1]
-    positions_T = cur_pos + jnp.arange(T)
-    angles_TP = positions_T[:, None].astype(jnp.float32) * inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-    visible_TS = jnp.arange(cache.length) <= positions_T[:, None]
-
+    positions_CT = jnp.asarray(cur_pos).reshape(-1, 1) + jnp.arange(tokens_BT.shape[1])
+    angles_CTP = positions_CT[..., None].astype(jnp.float32) * inverse_frequencies(
+        config.head_dim, config.rope_theta, config.rope_scaling
+    )
     x_BTD = weights.tok_embeddings[tokens_BT]
+    queries_BTHK = x_BTD
     for i, layer in enumerate(weights.layer_weights):
         h_BTD = rms_norm(x_BTD, layer.attention_norm, config.norm_eps)
-        attended_BTD, cache = attention(h_BTD, layer, config, angles_TP, visible_TS, i, cur_pos, cache)
-        x_BTD = x_BTD + attended_BTD
+        queries_BTHK, keys_BTGK, values_BTGK = projected_heads(h_BTD, layer, config, angles_CTP)
+        cache = cache.update(keys_BTGK, values_BTGK, i, cur_pos)
+        mixed_BTHK = attend(queries_BTHK, cache.k[i], cache.v[i], positions_CT, cur_pos, config.sliding_window)
+        x_BTD = x_BTD + project(mixed_BTHK.reshape(*x_BTD.shape[:2], -1), layer.wo)
         x_BTD = x_BTD + feed_forward(rms_norm(x_BTD, layer.ffn_norm, config.norm_eps), layer)
-    x_BTD = rms_norm(x_BTD, weights.norm, config.norm_eps)
+
     output_VD = weights.tok_embeddings if weights.output is None else weights.output
-    return project(x_BTD, output_VD).astype(jnp.float32), cache
+    if rows_B is None:
+        x_BTD = rms_norm(x_BTD, weights.norm, config.norm_eps)
+        return project(x_BTD, output_VD).astype(jnp.float32), cache
+    each_B = jnp.arange(x_BTD.shape[0])
+    x_BD = rms_norm(x_BTD[each_B, rows_B], weights.norm, config.norm_eps)
+    logits_BV = project(x_BD, output_VD).astype(jnp.float32)
+    if not scores:
+        return logits_BV, cache
+    positions_B = jnp.broadcast_to(positions_CT, tokens_BT.shape)[each_B, rows_B]
+    query_BHK = queries_BTHK[each_B, rows_B]
+    return logits_BV, cache, scores_of(query_BHK, cache.k[-1], positions_B, config.sliding_window)
 
 
-def attention(
-    x_BTD: Array,
-    layer: LayerWeights,
-    config: LlamaConfig,
-    angles_TP: Array,
-    visible_TS: Array,
-    layer_idx: int,
-    cur_pos: Array | int,
-    cache: KVCache,
-) -> tuple[Array, KVCache]:
-    """Grouped-query attention over the cache; softmax in float32."""
-    B, T, _ = x_BTD.shape
-    G, K = config.n_kv_heads, config.head_dim
-    q_BTHK = rotate(project(x_BTD, layer.wq).reshape(B, T, config.n_heads, K), angles_TP)
-    k_BTGK = rotate(project(x_BTD, layer.wk).reshape(B, T, G, K), angles_TP)
-    v_BTGK = project(x_BTD, layer.wv).reshape(B, T, G, K)
-    cache = cache.update(k_BTGK, v_BTGK, layer_idx, cur_pos)
-    k_BSGK, v_BSGK = cache.k[layer_idx], cache.v[layer_idx]
+def projected_heads(
+    x_BTD: Array, layer: LayerWeights, config: LlamaConfig, angles_CTP: Array
+) -> tuple[Array, Array, Array]:
+    """Queries (B, T, H, K), keys and values (B, T, G, K) of each token; queries and keys turned by their position."""
+    shape_BTnK = (*x_BTD.shape[:2], -1, config.head_dim)
+    q_BTHK = rotate(project(x_BTD, layer.wq).reshape(shape_BTnK), angles_CTP)
+    k_BTGK = rotate(project(x_BTD, layer.wk).reshape(shape_BTnK), angles_CTP)
+    return q_BTHK, k_BTGK, project(x_BTD, layer.wv).reshape(shape_BTnK)
+
+
+def attend(
+    q_BTHK: Array, k_BGSK: Array, v_BGSK: Array, positions_CT: Array, cur_pos: Array | int, window: int | None
+) -> Array:
+    """Grouped-query attention of T tokens over the cache, softmax in float32; (B, T, H, K)."""
+    B, T, _, K = q_BTHK.shape
+    G = k_BGSK.shape[1]
+    if isinstance(cur_pos, int):  # every slot that is read has been written
+        k_BGSK, v_BGSK = k_BGSK[:, :, : cur_pos + T], v_BGSK[:, :, : cur_pos + T]
+    else:  # zero times what an unwritten slot holds is zero only if that is finite
+        written_CS = jnp.arange(v_BGSK.shape[2]) <= positions_CT[:, -1:]
+        v_BGSK = jnp.where(written_CS[:, None, :, None], v_BGSK, 0)
+    S = k_BGSK.shape[2]
+    visible_CTS = visible(positions_CT, S, window)
 
     # One batched product per kv head, its query heads and tokens as rows: three times as fast on XLA's CPU
     # backend as the same sum written with R and T as separate axes (forward and gradient).
     q_BGNK = q_BTHK.reshape(B, T, G, -1, K).transpose(0, 2, 3, 1, 4).reshape(B, G, -1, K)
-    scores_BGNS = jnp.einsum("BGNK,BGSK->BGNS", q_BGNK, k_BSGK.transpose(0, 2, 1, 3)).astype(jnp.float32) * K**-0.5
-    scores_BGRTS = jnp.where(visible_TS, scores_BGNS.reshape(B, G, -1, T, cache.length), -jnp.inf)
-    share_BGNS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(x_BTD.dtype).reshape(scores_BGNS.shape)
-    mixed_BGNK = jnp.einsum("BGNS,BGSK->BGNK", share_BGNS, v_BSGK.transpose(0, 2, 1, 3))
-    mixed_BTHK = mixed_BGNK.reshape(B, G, -1, T, K).transpose(0, 3, 1, 2, 4)
-    return project(mixed_BTHK.reshape(B, T, -1), layer.wo), cache
+    scores_BGNS = jnp.einsum("BGNK,BGSK->BGNS", q_BGNK, k_BGSK).astype(jnp.float32) * K**-0.5
+    scores_BGRTS = jnp.where(visible_CTS[:, None, None], scores_BGNS.reshape(B, G, -1, T, S), -jnp.inf)
+    share_BGNS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(v_BGSK.dtype).reshape(scores_BGNS.shape)
+    mixed_BGNK = jnp.einsum("BGNS,BGSK->BGNK", share_BGNS, v_BGSK)
+    mixed_BTGRK = mixed_BGNK.reshape(B, G, -1, T, K).transpose(0, 3, 1, 2, 4)
+    return mixed_BTGRK.reshape(q_BTHK.shape).astype(q_BTHK.dtype)
+
+
+def scores_of(q_BHK: Array, k_BGSK: Array, positions_B: Array, window: int | None) -> Array:
+    """Scaled scores of one query per sequence over all slots, (B, H, S) in float32, -inf where it does not look."""
+    B, H, K = q_BHK.shape
+    q_BGRK = q_BHK.reshape(B, k_BGSK.shape[1], -1, K)
+    scores_BGRS = jnp.einsum("BGRK,BGSK->BGRS", q_BGRK, k_BGSK).astype(jnp.float32) * K**-0.5
+    visible_B1S = visible(positions_B[:, None], k_BGSK.shape[2], window)
+    return jnp.where(visible_B1S, scores_BGRS.reshape(B, H, -1), -jnp.inf)
+
+
+def visible(positions_CT: Array, slots: int, window: int | None) -> Array:
+    """Which slots a token at each position looks at, bool (C, T, S)."""
+    distance_CTS = positions_CT[..., None] - jnp.arange(slots)
+    return (distance_CTS >= 0) & (distance_CTS < window) if window is not None else distance_CTS >= 0
 
 
 def feed_forward(x_BTD: Array, layer: LayerWeights) -> Array:

@@ -45,7 +45,7 @@ def rotate(x_BTHK: Array, angles_TP: Array) -> Array:
 
     Args:
         x_BTHK: queries or keys, any float dtype.
-        angles_TP: position times inverse frequency, radians, float32.
+        angles_TP: position times inverse frequency, radians, float32; (B, T, P) where sequences differ.
 
     Returns:
         Same shape and dtype as `x_BTHK`; computed in float32.
@@ -53,7 +53,7 @@ def rotate(x_BTHK: Array, angles_TP: Array) -> Array:
     Source: Su et al. 2021, eq. 34; order of pairs as in Meta's reference model.
     """
     x_BTHP2 = x_BTHK.astype(jnp.float32).reshape(*x_BTHK.shape[:-1], -1, 2)
-    cos, sin = jnp.cos(angles_TP)[:, None, :], jnp.sin(angles_TP)[:, None, :]
+    cos, sin = jnp.cos(angles_TP)[..., None, :], jnp.sin(angles_TP)[..., None, :]
     even, odd = x_BTHP2[..., 0], x_BTHP2[..., 1]
     turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
     return turned.reshape(x_BTHK.shape).astype(x_BTHK.dtype)
