@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamalab.engine import Event, GenerateRequest, ModelInfo, Scored, ScoreRequest
 from llamalab.engines import machine
@@ -28,6 +28,12 @@ from llamalab.engines.schedule import Scheduler
 from llamalab.engines.scorer import Scorer
 from llamalab.engines.weights import checked_header, open_weights, weight_bytes
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, ModelFileError, OutOfMemory
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from llamalab.engines.llama_cpp_logits import BlockOutputs, LogitsReader
+    from llamalab.engines.scorer import Ids
 
 _DEFAULT_CONTEXT = 4096
 _DEFAULT_SEQUENCES = 8
@@ -65,6 +71,7 @@ class LlamaCppEngine:
         self._adapters: list[int] = []
         self._scheduler: Scheduler | None = None
         self._scorer: Scorer | None = None
+        self._reader: LogitsReader | None = None
         try:
             if not self.options.vocab_only:
                 self._start()
@@ -153,6 +160,23 @@ class LlamaCppEngine:
                 self._scorer = Scorer(context, vocabulary.size, window=window, n_batch=api.llama_n_batch(context))
         return self._scorer.score(pairs)
 
+    def logits(self, ids: Sequence[int], *, rows: slice | None = None) -> np.ndarray[Any, Any]:
+        """Logits of one full forward pass over `ids`; see `LogitsEngine`. Prompts of over `n_batch` run in batches."""
+        tokens = self._checked_ids(ids)
+        begin, end, _ = (rows or slice(None)).indices(len(tokens))
+        return self._logits_reader().rows(tokens, begin, max(begin, end))
+
+    def stepped_logits(self, ids: Sequence[int], first: int) -> np.ndarray[Any, Any]:
+        """The rows first ... T-1 of `logits`, one token at a time through the cache; see `LogitsEngine`."""
+        tokens = self._checked_ids(ids)
+        if not 0 <= first < len(tokens):
+            raise InputError(f"The first row must be from 0 to {len(tokens) - 1}, not {first}.")
+        return self._logits_reader().stepped(tokens, first)
+
+    def hidden(self, ids: Sequence[int]) -> list[np.ndarray[Any, Any]] | None:
+        """The residual stream after each block, float32, (T, D) each; None for what llama.cpp names otherwise."""
+        return self._logits_reader().hidden(self._checked_ids(ids)) or None
+
     def close(self) -> None:
         """Free everything. Any later call raises `EngineError`."""
         with self._lock:
@@ -193,6 +217,33 @@ class LlamaCppEngine:
         sampler = Sampler(request, vocabulary, constraint, n_ctx=self._n_ctx)
         return Response(number, request, prompt, sampler, queue, n_ctx=self._n_ctx, stop_ids=vocabulary.stop_ids)
 
+    def _checked_ids(self, ids: Sequence[int]) -> Ids:
+        self._running()
+        tokens = self._weights.vocabulary.check_ids(ids, "ids")
+        if not len(tokens):
+            raise InputError("ids: at least one token is needed.")
+        if len(tokens) > self._n_ctx:
+            raise ContextOverflow(
+                f"There are {len(tokens)} tokens, the context holds {self._n_ctx}. Load the model with a larger n_ctx.",
+                needed=len(tokens),
+                available=self._n_ctx,
+            )
+        return tokens
+
+    def _logits_reader(self) -> LogitsReader:
+        from llamalab.engines.llama_cpp_logits import BlockOutputs, LogitsReader
+
+        with self._lock:
+            self._check_open()
+            if self._reader is None:
+                size = self._weights.vocabulary.size
+                window = self.options.n_outputs_max or Scorer.window(size, self.options.n_batch)
+                tap = BlockOutputs()
+                context = self._new_context(1, window, tap)
+                batch = api.llama_n_batch(context)
+                self._reader = LogitsReader(context, size, window=window, n_batch=batch, tap=tap)
+            return self._reader
+
     def _start(self) -> None:
         """Adapters, context and scheduler."""
         options, model = self.options, self._weights.model
@@ -209,7 +260,7 @@ class LlamaCppEngine:
             keep=options.cache_prompts,
         )
 
-    def _new_context(self, n_seq: int, n_outputs: int) -> int:
+    def _new_context(self, n_seq: int, n_outputs: int, tap: BlockOutputs | None = None) -> int:
         options = self.options
         cells = _padded(self._n_ctx)
         params: Any = api.llama_context_default_params()
@@ -221,6 +272,8 @@ class LlamaCppEngine:
         params.n_threads = params.n_threads_batch = options.n_threads or machine.physical_cores()
         params.flash_attn_type = _flash_attention(self._weights.header, options, self._n_ctx)
         params.type_k, params.type_v = CACHE_TYPES[options.type_k][0], CACHE_TYPES[options.type_v][0]
+        if tap is not None:
+            params.cb_eval = tap.callback
         forget_errors()
         context = api.llama_init_from_model(self._weights.model, params)
         if not context:
@@ -259,6 +312,8 @@ class LlamaCppEngine:
             self._scheduler.close()
         if self._scorer is not None:
             self._scorer.close()
+        if self._reader is not None:
+            self._reader.close()
         for context in self._contexts:
             api.llama_free(context)
         for adapter in self._adapters:

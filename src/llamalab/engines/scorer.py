@@ -62,33 +62,11 @@ class Scorer:
         while at < len(ids) - 1:
             # Before the response whole batches without logits; from there on windows of rows with them.
             end = min(at + self._n_batch, first) if at < first else min(at + self._window, len(ids) - 1)
-            self._decode(ids, at, end, outputs=at >= first)
+            decode_rows(self._context, ids, at, end, outputs=at >= first)
             if at >= first:
                 values += [self._log_prob(row, int(ids[at + row + 1])) for row in range(end - at)]
             at = end
         return Scored(logprobs=tuple(values), total=math.fsum(v for v in values if v is not None))
-
-    def _decode(self, ids: Ids, begin: int, end: int, *, outputs: bool) -> None:
-        count = end - begin
-        tokens = np.ascontiguousarray(ids[begin:end])
-        positions = np.arange(begin, end, dtype=np.int32)
-        ones = np.ones(count, np.int32)
-        sequence = np.zeros(1, np.int32)
-        sequences = np.full(count, sequence.ctypes.data, np.uintp)
-        wanted = np.full(count, outputs, np.int8)
-        integers = ctypes.POINTER(ctypes.c_int32)
-        batch = api.llama_batch(
-            count,
-            ctypes.cast(tokens.ctypes.data, integers),
-            None,
-            ctypes.cast(positions.ctypes.data, integers),
-            ctypes.cast(ones.ctypes.data, integers),
-            ctypes.cast(sequences.ctypes.data, ctypes.POINTER(integers)),
-            ctypes.cast(wanted.ctypes.data, ctypes.POINTER(ctypes.c_int8)),
-        )
-        status = decode(self._context, batch)
-        if status:
-            raise EngineError(f"llama_decode failed with status {status} ({native_reason()}).")
 
     def _log_prob(self, row: int, token: int) -> float:
         logits = float_view(logits_address(self._context, row), self._n_vocab)
@@ -96,3 +74,31 @@ class Scorer:
         if not math.isfinite(value):
             raise EngineError(f"The log probability of token {token} is {value}: the model's logits are not finite.")
         return value
+
+
+def decode_rows(context: int, ids: Ids, begin: int, end: int, *, outputs: bool) -> None:
+    """Run ids[begin:end] at their positions in sequence 0 of `context`, with logits for every row or for none.
+
+    Raises:
+        EngineError: llama.cpp failed.
+    """
+    count = end - begin
+    tokens = np.ascontiguousarray(ids[begin:end])
+    positions = np.arange(begin, end, dtype=np.int32)
+    ones = np.ones(count, np.int32)
+    sequence = np.zeros(1, np.int32)
+    sequences = np.full(count, sequence.ctypes.data, np.uintp)
+    wanted = np.full(count, outputs, np.int8)
+    integers = ctypes.POINTER(ctypes.c_int32)
+    batch = api.llama_batch(
+        count,
+        ctypes.cast(tokens.ctypes.data, integers),
+        None,
+        ctypes.cast(positions.ctypes.data, integers),
+        ctypes.cast(ones.ctypes.data, integers),
+        ctypes.cast(sequences.ctypes.data, ctypes.POINTER(integers)),
+        ctypes.cast(wanted.ctypes.data, ctypes.POINTER(ctypes.c_int8)),
+    )
+    status = decode(context, batch)
+    if status:
+        raise EngineError(f"llama_decode failed with status {status} ({native_reason()}).")

@@ -1,0 +1,343 @@
+"""What the engines on somebody else's model code have in common: one sequence, its cache, and plain logits.
+
+They exist to be compared with, so they are simple: requests run one after another, and draws are made here, in NumPy.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from llamalab.checkpoints.checkpoint import Checkpoint
+from llamalab.engine import (
+    Event,
+    FinishReason,
+    GenerateRequest,
+    Generation,
+    ModelInfo,
+    Scored,
+    ScoreRequest,
+    Timings,
+    Token,
+    TokenLogprob,
+    Usage,
+)
+from llamalab.engines.machine import available_memory
+from llamalab.engines.sampling import check_sampling, log_sum_exp, penalised
+from llamalab.engines.streaming import TextStream
+from llamalab.engines.tokenizer import Tokenizer
+from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, OutOfMemory, SchemaError
+
+Logits = np.ndarray[Any, Any]
+
+_LARGEST_SEED = 2**32 - 2
+_DEFAULT_CONTEXT = 4096
+
+
+class ReferenceEngine(ABC):
+    """One model behind PyTorch code of others; a `LogitsEngine`. A context manager: leaving it closes the engine.
+
+    Attributes:
+        info: what the loaded model is.
+        notes: what a user should know about how it was loaded, one sentence each.
+    """
+
+    def __init__(self, info: ModelInfo, tokenizer: Tokenizer, notes: Sequence[str]) -> None:
+        self.info = info
+        self.notes = tuple(notes)
+        self._tokenizer = tokenizer
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @abstractmethod
+    def _new_cache(self) -> Any:
+        """An empty cache for one sequence."""
+
+    @abstractmethod
+    def _run(self, cache: Any, ids: Sequence[int], start: int, rows: slice) -> Logits:
+        """Run `ids` at positions start ... after what the cache holds, and add them to it.
+
+        Returns:
+            float32 logits of `rows` of `ids`.
+        """
+
+    @abstractmethod
+    def hidden(self, ids: Sequence[int]) -> list[Logits]:
+        """The residual stream after each block, float32, (T, D) each."""
+
+    @abstractmethod
+    def _free(self) -> None:
+        """Let go of the weights."""
+
+    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """Token ids of `text`, no BOS; with `parse_special` the text of a control token becomes that token."""
+        self._check_open()
+        return self._tokenizer.tokenize(text, parse_special=parse_special)
+
+    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of `ids`; control tokens are left out unless `special`. Broken UTF-8 becomes U+FFFD."""
+        self._check_open()
+        return self._tokenizer.detokenize(ids, special=special)
+
+    def token_bytes(self, id: int, *, special: bool = False) -> bytes:
+        """The bytes of one token, possibly half a character."""
+        self._check_open()
+        return self._tokenizer.token_bytes(id, special=special)
+
+    def logits(self, ids: Sequence[int], *, rows: slice | None = None) -> Logits:
+        """Logits of one full forward pass over `ids`; see `LogitsEngine`."""
+        tokens = self._checked(ids, "ids")
+        with self._lock:
+            return self._run(self._new_cache(), tokens, 0, rows or slice(None))
+
+    def stepped_logits(self, ids: Sequence[int], first: int) -> Logits:
+        """The rows first ... T-1 of `logits`, one token at a time through the cache; see `LogitsEngine`."""
+        tokens = self._checked(ids, "ids")
+        if not 0 <= first < len(tokens):
+            raise InputError(f"The first row must be from 0 to {len(tokens) - 1}, not {first}.")
+        with self._lock:
+            cache = self._new_cache()
+            if first:
+                self._run(cache, tokens[:first], 0, slice(0, 0))
+            stepped = [self._run(cache, tokens[t : t + 1], t, slice(None)) for t in range(first, len(tokens))]
+        return np.concatenate(stepped)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+        """Log probabilities of each response given its prefix.
+
+        Raises:
+            InputError: an id outside the vocabulary.
+            ContextOverflow: prefix and response together longer than the context.
+        """
+        pairs = []
+        for number, request in enumerate(requests):
+            where = f"Request {number}, prefix and response"
+            both = [*request.prefix_ids, *request.response_ids]
+            pairs.append((self._checked(both, where) if both else [], len(request.prefix_ids)))
+        return [self._score(ids, n_prefix) for ids, n_prefix in pairs]
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
+        """Generate the requests one after another; events come as they happen, `Generation` last for each.
+
+        Raises:
+            InputError: an empty prompt, or an id outside the vocabulary.
+            ContextOverflow: a prompt longer than the context.
+            ConfigError: sampling settings that mean nothing, or penalties.
+            SchemaError: a schema or a grammar.
+        """
+        prompts = []
+        for number, request in enumerate(requests):
+            prompts.append(self._checked(request.prompt_ids, f"Request {number}, prompt"))
+            check_sampling(request.params)
+            if penalised(request.params):
+                raise ConfigError(f"The {self.info.provider} engine draws without penalties; llama_cpp has them.")
+            if request.schema is not None or request.grammar is not None:
+                raise SchemaError(
+                    f"The {self.info.provider} engine holds no schema and no grammar; load the model with llama_cpp."
+                )
+        return self._events(requests, prompts)
+
+    def close(self) -> None:
+        """Free everything. Any later call raises `EngineError`."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._tokenizer.close()
+                self._free()
+
+    def __enter__(self) -> ReferenceEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _events(self, requests: Sequence[GenerateRequest], prompts: Sequence[list[int]]) -> Iterator[Event]:
+        submitted = time.monotonic()
+        for number, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
+            yield from self._generate(number, request, prompt, submitted)
+
+    def _generate(
+        self, number: int, request: GenerateRequest, prompt: list[int], submitted: float
+    ) -> Iterator[Event]:
+        params = request.params
+        seed = params.seed if params.seed is not None else secrets.randbelow(_LARGEST_SEED + 1)
+        random = np.random.default_rng(seed)
+        room = self.info.n_ctx - len(prompt)
+        limit = room if params.max_tokens is None else min(params.max_tokens, room)
+        stops = frozenset() if params.ignore_eos else self.info.stop_ids
+        text = TextStream(params.stop)
+        ids: list[int] = []
+        pieces: list[str] = []
+        logprobs: list[TokenLogprob] = []
+        began = first = last = time.monotonic()
+        reason: FinishReason | None = _ended(request) or ("length" if limit == 0 else None)
+        cache = self._new_cache()
+        while reason is None:
+            start = len(prompt) + len(ids) - 1 if ids else 0
+            with self._lock:
+                self._check_open()
+                (row,) = self._run(cache, ids[-1:] or prompt, start, slice(-1, None))
+            id, logprob = draw(row, request, random)
+            last = time.monotonic()
+            first = first if ids else last
+            ids.append(id)
+            if id in stops:
+                piece, reason = "", "stop"
+            else:
+                piece = text.push(self.token_bytes(id))
+                reason = "stop" if text.stopped else "length" if len(ids) == limit else _ended(request)
+            piece += text.finish() if reason is not None else ""
+            pieces.append(piece)
+            if logprob is not None:
+                logprobs.append(logprob)
+            yield Token(number, id, piece, logprob)
+        yield Generation(
+            request=number,
+            text="".join(pieces),
+            ids=tuple(ids),
+            finish_reason=reason,
+            logprobs=None if request.logprobs is None else tuple(logprobs),
+            usage=Usage(fresh=len(prompt) if ids else 0, output=len(ids)),
+            timings=Timings(queued=began - submitted, prompt=first - began, generation=last - first),
+            seed=seed,
+        )
+
+    def _score(self, ids: list[int], n_prefix: int) -> Scored:
+        if len(ids) == n_prefix:
+            return Scored(logprobs=(), total=0.0)
+        begin = max(1, n_prefix)
+        values: list[float | None] = [] if n_prefix else [None]
+        if begin < len(ids):
+            rows = self.logits(ids, rows=slice(begin - 1, len(ids) - 1))
+            values += [float(row[id]) - log_sum_exp(row) for row, id in zip(rows, ids[begin:], strict=True)]
+        if not all(value is None or math.isfinite(value) for value in values):
+            raise EngineError("A log probability is not finite: the model's logits are not.")
+        return Scored(logprobs=tuple(values), total=math.fsum(value for value in values if value is not None))
+
+    def _checked(self, ids: Sequence[int], where: str) -> list[int]:
+        self._check_open()
+        tokens = [int(id) for id in ids]
+        if not tokens:
+            raise InputError(f"{where}: at least one token is needed.")
+        if len(tokens) > self.info.n_ctx:
+            raise ContextOverflow(
+                f"{where}: {len(tokens)} tokens, the context holds {self.info.n_ctx}. "
+                "Shorten the text, or load the model with a larger n_ctx.",
+                needed=len(tokens),
+                available=self.info.n_ctx,
+            )
+        for at, id in enumerate(tokens):
+            if not 0 <= id < self.info.n_vocab:
+                raise InputError(
+                    f"{where}: token id {id} at position {at} is outside the vocabulary of {self.info.n_vocab} tokens."
+                )
+        return tokens
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("This engine is closed.")
+
+
+def draw(row: Logits, request: GenerateRequest, random: np.random.Generator) -> tuple[int, TokenLogprob | None]:
+    """The next token from one row of logits, in llama.cpp's order: top-k, top-p, min-p, temperature, draw.
+
+    Raises:
+        EngineError: the logits are not finite.
+    """
+    logits = row.astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise EngineError("The model's logits are not finite: its weights are damaged, or its dtype is too narrow.")
+    raw = _log_softmax(logits)
+    if request.params.temperature == 0:
+        id, sampled = int(logits.argmax()), 0.0
+    else:
+        kept = np.flatnonzero(_kept(raw, request))
+        scaled = _log_softmax(raw[kept] / request.params.temperature)
+        choice = int(random.choice(len(kept), p=np.exp(scaled)))
+        id, sampled = int(kept[choice]), float(scaled[choice])
+    if request.logprobs is None:
+        return id, None
+    best = np.argsort(-raw, kind="stable")[: request.logprobs]
+    return id, TokenLogprob(id, float(raw[id]), sampled, tuple((int(i), float(raw[i])) for i in best))
+
+
+def default_context(checkpoint: Checkpoint, n_ctx: int | None) -> int:
+    """Tokens of one sequence: as asked, or what the model was trained for, at most 4096.
+
+    Raises:
+        ConfigError: no whole number above 0.
+    """
+    if n_ctx is None:
+        return min(checkpoint.config.max_seq_len, _DEFAULT_CONTEXT)
+    if isinstance(n_ctx, bool) or not isinstance(n_ctx, int) or n_ctx < 1:
+        raise ConfigError(f"n_ctx must be a whole number above 0, not {n_ctx!r}.")
+    return n_ctx
+
+
+def describe(checkpoint: Checkpoint, *, provider: str, n_ctx: int, width: int) -> ModelInfo:
+    """What a checkpoint is once it is loaded with `width` bytes for each parameter."""
+    vocabulary = checkpoint.vocabulary
+    return ModelInfo(
+        name=checkpoint.name,
+        provider=provider,
+        path=str(checkpoint.path),
+        architecture="llama",
+        n_params=checkpoint.n_params,
+        size_bytes=checkpoint.n_params * width,
+        context_length=checkpoint.config.max_seq_len,
+        n_ctx=n_ctx,
+        n_vocab=checkpoint.config.vocab_size,
+        bos_id=vocabulary.bos_id,
+        eos_id=vocabulary.eos_id,
+        stop_ids=vocabulary.stop_ids,
+        add_bos=vocabulary.add_bos,
+        special_tokens={vocabulary.tokens[id]: id for id in sorted(vocabulary.control)},
+        chat_template=checkpoint.chat_template,
+    )
+
+
+def check_memory(checkpoint: Checkpoint, size: int) -> None:
+    """Refuse weights of `size` bytes that do not fit, before they are read.
+
+    Raises:
+        OutOfMemory: with both numbers.
+    """
+    free = available_memory()
+    if free is not None and size > free:
+        raise OutOfMemory(
+            f"The weights of {checkpoint.path} take {size / 2**30:.2f} GiB here and {free / 2**30:.2f} GiB are free."
+        )
+
+
+def _log_softmax(logits: Logits) -> Logits:
+    """In float64."""
+    shifted = logits - logits.max()
+    return np.asarray(shifted - np.log(np.exp(shifted).sum()))
+
+
+def _kept(raw: Logits, request: GenerateRequest) -> Logits:
+    """Which tokens the truncations leave, as booleans."""
+    params = request.params
+    order = np.argsort(-raw, kind="stable")
+    if params.top_k:
+        order = order[: params.top_k]
+    p = np.exp(raw[order])
+    p /= p.sum()
+    before = np.cumsum(p) - p
+    order = order[(before < params.top_p) & (p >= params.min_p * p[0])]
+    kept = np.zeros(len(raw), bool)
+    kept[order] = True
+    return kept
+
+
+def _ended(request: GenerateRequest) -> FinishReason | None:
+    if request.cancel is not None and request.cancel.is_set():
+        return "cancelled"
+    return "deadline" if request.deadline is not None and time.monotonic() >= request.deadline else None
