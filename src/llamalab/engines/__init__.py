@@ -48,6 +48,20 @@ def load(spec: str | Path, **options: Any) -> Engine:
     return cast("Engine", getattr(importlib.import_module(module), attribute)(path, **options))
 
 
+def provider_of(spec: str | Path) -> str:
+    """The provider that `load` takes for `spec`.
+
+    Raises:
+        As `load`, for what cannot be found or is no model file.
+    """
+    provider, name = split_spec(spec)
+    if provider is not None:
+        return provider
+    from llamalab.checkpoints.locate import locate
+
+    return _provider_of(locate(name))
+
+
 def split_spec(spec: str | Path) -> tuple[str | None, str]:
     """A model spec as (provider or None, model).
 
