@@ -7,7 +7,7 @@ asked for. Engines turn it into weights (`load_weights`), writers into another f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +21,18 @@ Array: TypeAlias = np.ndarray[Any, Any]
 Format: TypeAlias = Literal["gguf", "safetensors", "meta"]
 
 EMBEDDING, NORM, OUTPUT = "tok_embeddings.weight", "norm.weight", "output.weight"
+LAYER_NAMES = {
+    "wq": "attention.wq",
+    "wk": "attention.wk",
+    "wv": "attention.wv",
+    "wo": "attention.wo",
+    "w1": "feed_forward.w1",
+    "w2": "feed_forward.w2",
+    "w3": "feed_forward.w3",
+    "attention_norm": "attention_norm",
+    "ffn_norm": "ffn_norm",
+}
+"""Fields of `LayerWeights` to Meta's names within a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,7 @@ class Checkpoint:
         vocabulary: the tokeniser.
         chat_template: Jinja source, None where there is none.
         notes: what a user should know about how it was read, one sentence each.
+        sampling: settings that the files recommend, by the names of `SamplingParams`.
     """
 
     path: Path
@@ -67,6 +80,7 @@ class Checkpoint:
     vocabulary: Vocabulary
     chat_template: str | None = None
     notes: tuple[str, ...] = ()
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tied(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,6 @@ CACHE_TYPES = {
 }
 """Types of the KV cache: name to (number in ggml, values per block, bytes per block)."""
 
-_SPLIT = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
 _STRING, _ARRAY = 8, 9
 
@@ -79,23 +77,6 @@ class Header:
 
 class _GgufInit(ctypes.Structure):
     _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
-
-
-def model_parts(path: Path) -> list[Path]:
-    """The files of a model: one, or all parts of a split one (`...-00001-of-00003.gguf`), in order.
-
-    Raises:
-        ModelFileError: a part is missing.
-    """
-    match = _SPLIT.match(path.name)
-    if match is None:
-        return [path]
-    count = int(match["count"])
-    parts = [path.with_name(f"{match['stem']}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)]
-    missing = [part.name for part in parts if not part.is_file()]
-    if missing:
-        raise ModelFileError(f"{path.name} is one of {count} parts; missing in {path.parent}: {', '.join(missing)}.")
-    return parts
 
 
 def read_header(path: Path) -> Header:

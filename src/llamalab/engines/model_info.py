@@ -6,18 +6,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from llamalab.checkpoints.gguf_names import SAMPLING_KEYS
 from llamalab.engine import ModelInfo
 from llamalab.engines.native import api
 from llamalab.engines.weights import Weights, weight_bytes
-
-_SAMPLING_KEYS = {
-    "temperature": ("temp", float),
-    "top_k": ("top_k", int),
-    "top_p": ("top_p", float),
-    "min_p": ("min_p", float),
-    "penalty_last_n": ("penalty_last_n", int),
-    "repeat_penalty": ("penalty_repeat", float),
-}
 
 
 def describe(weights: Weights, path: Path, n_ctx: int) -> ModelInfo:
@@ -50,7 +42,7 @@ def describe(weights: Weights, path: Path, n_ctx: int) -> ModelInfo:
 def _recommended(weights: Weights) -> dict[str, Any]:
     """Sampling settings that the file asks for (`general.sampling.*`)."""
     found: dict[str, Any] = {}
-    for field, (key, kind) in _SAMPLING_KEYS.items():
+    for field, (key, kind) in SAMPLING_KEYS.items():
         value = weights.meta(f"general.sampling.{key}")
         if value is not None:
             try:

@@ -9,7 +9,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamalab.engines.gguf_header import Header, model_parts, read_header
+from llamalab.checkpoints.split import model_parts
+from llamalab.engines.gguf_header import Header, read_header
 from llamalab.engines.native import api, forget_errors, native_reason
 from llamalab.engines.options import Options
 from llamalab.engines.vocabulary import Vocabulary

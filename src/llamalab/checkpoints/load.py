@@ -1,0 +1,58 @@
+"""From a checkpoint to weights on a device, one tensor at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llamalab.checkpoints.checkpoint import EMBEDDING, LAYER_NAMES, NORM, OUTPUT, Checkpoint
+from llamalab.checkpoints.dtypes import FloatType, values_in
+from llamalab.errors import ConfigError
+from llamalab.llama.weights import LayerWeights, XfmrWeights
+
+Place: TypeAlias = Callable[[str, np.ndarray[Any, Any]], jax.Array]
+
+_TYPES: dict[str, FloatType] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def load_weights(
+    checkpoint: Checkpoint,
+    *,
+    dtype: Literal["float32", "float16", "bfloat16"] | str = "float32",
+    place: Place | None = None,
+) -> XfmrWeights:
+    """Read all tensors.
+
+    The largest come first, while there is room: what is read, converted and not yet placed is one tensor at a time,
+    so the peak stays close to the finished weights.
+
+    Args:
+        checkpoint: of any format.
+        dtype: of the weights.
+        place: gets a tensor's name (Meta's) and values and gives its array on a device; by default the first device.
+
+    Raises:
+        ModelFileError: NaN or infinity, with the tensor's name; or a file that cannot be read to its end.
+        ConfigError: an unknown dtype, or values too large for it.
+    """
+    if dtype not in _TYPES:
+        raise ConfigError(f"Weights cannot be loaded as '{dtype}'; there are {', '.join(_TYPES)}.")
+    place = place or _on_first_device
+    arrays: dict[str, jax.Array] = {}
+    for tensor in sorted(checkpoint.tensors.values(), key=lambda tensor: -math.prod(tensor.shape)):
+        # Waited for: the next tensor is read only when nothing of this one is left on the way.
+        arrays[tensor.name] = place(tensor.name, values_in(tensor, _TYPES[dtype], checkpoint.path)).block_until_ready()
+    layers = tuple(
+        LayerWeights(**{field: arrays[f"layers.{i}.{name}.weight"] for field, name in LAYER_NAMES.items()})
+        for i in range(checkpoint.config.n_layers)
+    )
+    return XfmrWeights(arrays[EMBEDDING], arrays[NORM], arrays.get(OUTPUT), layers)
+
+
+def _on_first_device(_: str, values: np.ndarray[Any, Any]) -> jax.Array:
+    return jnp.asarray(values)
