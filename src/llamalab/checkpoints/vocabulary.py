@@ -81,11 +81,11 @@ def check_size(vocabulary: Vocabulary, vocab_size: int, path: Path) -> Vocabular
     if missing == 0:
         return vocabulary
     taken = set(vocabulary.tokens)
-    names = [f"[PAD{i}]" for i in range(len(vocabulary.tokens), vocab_size)]
-    assert taken.isdisjoint(names)
+    names = (f"[PAD{i}]" for i in range(len(vocabulary.tokens), vocab_size))
+    unused: list[TokenType] = ["unused"] * missing
     return replace(
         vocabulary,
-        tokens=[*vocabulary.tokens, *names],
-        types=[*vocabulary.types, *["unused"] * missing],
+        tokens=[*vocabulary.tokens, *(name if name not in taken else f"[UNUSED {name}]" for name in names)],
+        types=[*vocabulary.types, *unused],
         scores=[*vocabulary.scores, *[-1e4] * missing] if vocabulary.scores else (),
     )
