@@ -14,7 +14,11 @@ from typing import Any, cast
 from llamalab.engine import Engine
 from llamalab.errors import ModelFileError, ProviderError
 
-PROVIDERS = {"llama_cpp": "llamalab.engines.llama_cpp:LlamaCppEngine"}
+PROVIDERS = {
+    "llama_cpp": "llamalab.engines.llama_cpp:LlamaCppEngine",
+    "transformers": "llamalab.engines.transformers:TransformersEngine",
+    "meta": "llamalab.engines.meta:MetaEngine",
+}
 """Provider to the class that is its engine, as "module:Class"; it takes (path, **options)."""
 
 SUFFIXES = {".gguf": "llama_cpp"}

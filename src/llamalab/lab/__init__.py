@@ -1,0 +1,1 @@
+"""The laboratory's own instruments: what models are, need and do, measured."""
