@@ -108,6 +108,9 @@ def open_checkpoint(path: Path, *, rope_factor: float | None = None) -> Checkpoi
             from llamalab.checkpoints.meta import open_meta
 
             return open_meta(path, rope_factor=rope_factor)
+        original = path / "original"  # a download from the hub without its safetensors: Meta's files within
+        if (original / "params.json").is_file() and not any(path.glob("*.safetensors")):
+            return open_checkpoint(original, rope_factor=rope_factor)
         if (path / "config.json").is_file():
             from llamalab.checkpoints.huggingface import open_huggingface
 
