@@ -14,7 +14,7 @@ from llamalab.checkpoints.pretokenizers import UNKNOWN, name_of
 from llamalab.checkpoints.sentencepiece_file import SentencePieceFile, read_sentencepiece
 from llamalab.checkpoints.tiktoken_file import is_tiktoken
 from llamalab.checkpoints.tokenizer_json import build_tokenizer_json
-from llamalab.checkpoints.vocabulary import Kind, TokenType, Vocabulary
+from llamalab.checkpoints.vocabulary import Kind, TokenType, Vocabulary, unused_name
 from llamalab.errors import ModelFileError
 
 _FILES = (
@@ -156,7 +156,8 @@ def _from_json(data: Mapping[str, Any], original: SentencePieceFile | None) -> V
             by_id[added["id"]] = (added["content"], "control" if added["special"] else "user_defined")
     if not by_id or min(by_id) < 0:
         raise ValueError("ids of tokens")
-    rows = [by_id.get(id, (f"[PAD{id}]", "unused")) for id in range(max(by_id) + 1)]
+    by_id |= {id: (text, "unused") for id, (text, _) in by_id.items() if text == unused_name(id)}
+    rows = [by_id.get(id, (unused_name(id), "unused")) for id in range(max(by_id) + 1)]
     tokens, types = [text for text, _ in rows], [kind for _, kind in rows]
     vocabulary = Vocabulary(kind=kind, tokens=tokens, types=types)
     if kind == "bpe":

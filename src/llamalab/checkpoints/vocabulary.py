@@ -49,7 +49,7 @@ class Vocabulary:
     unk_id: int | None = None
     stop_ids: frozenset[int] = frozenset()
     add_bos: bool = False
-    space_prefix: bool = True
+    space_prefix: bool = False
     notes: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
 
@@ -57,6 +57,11 @@ class Vocabulary:
     def control(self) -> frozenset[int]:
         """Ids of control tokens."""
         return frozenset(i for i, kind in enumerate(self.types) if kind == "control")
+
+
+def unused_name(id: int) -> str:
+    """What a token is called that stands for no text: a row of the embedding without a token."""
+    return f"[PAD{id}]"
 
 
 def check_size(vocabulary: Vocabulary, vocab_size: int, path: Path) -> Vocabulary:
@@ -81,7 +86,7 @@ def check_size(vocabulary: Vocabulary, vocab_size: int, path: Path) -> Vocabular
     if missing == 0:
         return vocabulary
     taken = set(vocabulary.tokens)
-    names = (f"[PAD{i}]" for i in range(len(vocabulary.tokens), vocab_size))
+    names = map(unused_name, range(len(vocabulary.tokens), vocab_size))
     unused: list[TokenType] = ["unused"] * missing
     return replace(
         vocabulary,

@@ -65,8 +65,7 @@ class _Library:
         self._space_prefix = vocabulary.kind == "sentencepiece" and vocabulary.space_prefix
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
-        if self._encode is None:
-            raise EngineError("This tokenizer is closed.")
+        encode = self._check_open()
         if not text:
             return []
         try:
@@ -76,9 +75,10 @@ class _Library:
                 f"The text is not valid Unicode: character {error.start} is the lone surrogate "
                 f"U+{ord(text[error.start]):04X} (bytes that were not UTF-8 read as text?)."
             ) from error
-        return self._encode(text, parse_special)
+        return encode(text, parse_special)
 
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
+        self._check_open()
         pieces: list[bytes] = []
         run_starts = self._space_prefix
         for id in ids:
@@ -97,6 +97,11 @@ class _Library:
 
     def close(self) -> None:
         self._encode = None
+
+    def _check_open(self) -> Encode:
+        if self._encode is None:
+            raise EngineError("This tokenizer is closed.")
+        return self._encode
 
 
 class _LlamaCpp:
