@@ -21,10 +21,12 @@ class Hub:
 
     Attributes:
         repos: repository to file name to content.
-        gated: repositories that need `token`.
+        gated: repositories whose files need `token`; anybody may list them, as on the hub.
+        closed: gated ones that the account of `token` has no access to.
         token: the one valid token.
         break_after: close the connection after so many bytes of a file...
         breaks: ...this many times.
+        breaks_of: only of this file; None: of any.
         stall_after: send so many bytes of a file, then nothing more until the server stops.
         lie_about: file whose checksum is given wrongly.
         requests: (method, path, headers) of each request.
@@ -32,9 +34,11 @@ class Hub:
 
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
     token: str = "hf_valid"
     break_after: int = 0
     breaks: int = 0
+    breaks_of: str | None = None
     stall_after: int | None = None
     lie_about: str | None = None
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -83,24 +87,26 @@ class _Handler(BaseHTTPRequestHandler):
         if api := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
             self._model_info(api[1])
         elif cdn := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
-            self._content(self.state.repos[cdn[1]][cdn[2]])
+            self._content(cdn[2], self.state.repos[cdn[1]][cdn[2]])
         elif resolve := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             self._resolve(resolve[1], resolve[2])
         else:
             self._send(404, {})
 
-    def _refuse(self, repo: str) -> bool:
+    def _refuse(self, repo: str, *, files: bool) -> bool:
         known = self.headers.get("Authorization") == f"Bearer {self.state.token}"
         if repo not in self.state.repos:
             self._send(404 if known else 401, {"X-Error-Code": "RepoNotFound"})
-        elif repo in self.state.gated and not known:
+        elif files and repo in self.state.gated | self.state.closed and not known:
             self._send(401, {"X-Error-Code": "GatedRepo"})
+        elif files and repo in self.state.closed:
+            self._send(403, {"X-Error-Code": "GatedRepo"})
         else:
             return False
         return True
 
     def _model_info(self, repo: str) -> None:
-        if self._refuse(repo):
+        if self._refuse(repo, files=False):
             return
         siblings = []
         for name, content in self.state.repos[repo].items():
@@ -111,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
 
     def _resolve(self, repo: str, name: str) -> None:
-        if self._refuse(repo):
+        if self._refuse(repo, files=True):
             return
         content = self.state.repos[repo].get(name)
         if content is None:
@@ -126,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
         self._send(302, headers)
 
-    def _content(self, content: bytes) -> None:
+    def _content(self, name: str, content: bytes) -> None:
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(wanted[1]) if wanted else 0
         part = content[start:]
@@ -137,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(206 if wanted else 200, headers, part, stop_at=self.state.stall_after)
             self.state.stopping.wait()
             self.close_connection = True
-        elif self.state.breaks > 0:
+        elif self.state.breaks > 0 and self.state.breaks_of in {None, name}:
             self.state.breaks -= 1
             self._send(206 if wanted else 200, headers, part, stop_at=self.state.break_after)
             self.close_connection = True

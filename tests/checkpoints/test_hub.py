@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -31,6 +32,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "no-ollama"))
+    monkeypatch.setenv("LLAMA_MODELS_CONFIG_DIR", str(tmp_path / "no-llama"))
+    monkeypatch.setenv("LLAMA_STACK_CONFIG_DIR", str(tmp_path / "no-llama"))
     files = {
         "tiny-Q4_K_M.gguf": Q4,
         "tiny-Q8_0.gguf": Q8,
@@ -166,6 +169,13 @@ def test_gated_repository_says_where_to_accept_its_terms(hub: Hub) -> None:
         locate(f"hub:{REPO}:Q8_0")
 
 
+def test_gated_repository_that_the_account_may_not_read_yet(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.closed.add(REPO)
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    with pytest.raises(ProviderError, match=rf"may not read it yet.*{hub.address}/{REPO}.*fine-grained"):
+        locate(f"hub:{REPO}:Q8_0")
+
+
 def test_unknown_repository(hub: Hub) -> None:
     with pytest.raises(ModelNotFound, match=f"no repository acme/nothing on {hub.address}"):
         locate("hub:acme/nothing:Q8_0")
@@ -193,10 +203,89 @@ def test_the_only_model_needs_no_name(hub: Hub) -> None:
     assert locate("hub:acme/one").read_bytes() == b"GGUF one"
 
 
-def test_repository_without_gguf(hub: Hub) -> None:
-    hub.repos["acme/other"] = {"model.safetensors": b"x"}
-    with pytest.raises(ModelNotFound, match="has no GGUF model"):
+def test_repository_without_a_whole_model(hub: Hub) -> None:
+    hub.repos["acme/other"] = {"model.safetensors": b"x", "tokenizer.json": b"{}"}
+    with pytest.raises(ModelNotFound, match=r"has no GGUF model, and no whole checkpoint.*config\.json"):
         locate("hub:acme/other")
+    with pytest.raises(ModelNotFound, match="has no GGUF model"):
+        locate("hub:acme/other:Q8_0")
+    assert hub.fetched() == []
+
+
+WHOLE = {
+    "config.json": b"{}",
+    "tokenizer.json": b"{ }",
+    "model.safetensors": b"weights",
+    "generation_config.json": b"{  }",
+}
+PARTS = {f"model-0000{n}-of-00002.safetensors": bytes([n]) * 100 for n in (1, 2)}
+INDEX = json.dumps({"weight_map": {f"w{n}": f"model-0000{n}-of-00002.safetensors" for n in (1, 2)}}).encode()
+SPLIT_IN_TWO = {"config.json": b"{}", "tokenizer.model": b"t", "model.safetensors.index.json": INDEX, **PARTS}
+META = {"params.json": b"{}", "tokenizer.model": b"t", "consolidated.00.pth": b"zip", "consolidated.01.pth": b"zip2"}
+WITHIN = {f"original/{name}": content for name, content in META.items()} | {"tokenizer_config.json": b"{}"}
+BESIDE = {
+    "README.md": b"#",
+    "pytorch_model.bin": b"x",
+    "consolidated.safetensors": b"x",
+    "model.fp16.safetensors": b"x",
+}
+
+
+@pytest.mark.parametrize(
+    ("needed", "beside"),
+    [
+        (WHOLE, BESIDE | WITHIN),
+        (SPLIT_IN_TWO, BESIDE | WITHIN),
+        (META, {"README.md": b"#", "checklist.chk": b"x"}),
+        (WITHIN, {"README.md": b"#", "config.json": b"{}"}),
+    ],
+    ids=["whole", "split", "meta", "original"],
+)
+def test_a_checkpoint_is_downloaded_as_a_folder(needed: dict[str, bytes], beside: dict[str, bytes], hub: Hub) -> None:
+    """Weights, settings and tokeniser; nothing twice and nothing else."""
+    beside = {
+        name: content for name, content in beside.items() if name not in needed and name != "tokenizer_config.json"
+    }
+    hub.repos["acme/folder"] = needed | beside
+    folder = locate("hub:acme/folder")
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert found == needed
+    asked = len(hub.requests)
+    assert locate("hub:acme/folder") == locate("acme/folder") == locate("hub:acme/folder", download=False) == folder
+    assert len(hub.requests) == asked
+    (listed,) = [model for model in local_models() if model.source == "hub"]
+    assert (listed.name, listed.path, listed.quantisation) == ("acme/folder", folder, None)
+    assert listed.size_bytes >= sum(len(content) for name, content in needed.items() if "00" in name)
+
+
+def test_a_folder_that_was_cut_off_is_completed(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    hub.repos["acme/folder"] = dict(SPLIT_IN_TWO)
+    first, second = PARTS
+    hub.repos["acme/folder"][second] = PARTS[second] * 100
+    hub.break_after, hub.breaks_of = 50, second
+    hub.breaks = 1000
+    with pytest.raises(ProviderError, match=rf"{second} broke off"):
+        locate("hub:acme/folder")
+    assert [model for model in local_models() if model.source == "hub"] == []
+    hub.breaks = 0
+    before = len(hub.fetched())
+    folder = locate("hub:acme/folder")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(SPLIT_IN_TWO)
+    assert f"/cdn/acme/folder/{first}" not in [path for path, _ in hub.fetched()[before:]]
+
+
+def test_an_index_that_names_what_is_not_there(hub: Hub) -> None:
+    hub.repos["acme/folder"] = {name: content for name, content in SPLIT_IN_TWO.items() if "00002-of" not in name}
+    with pytest.raises(ModelNotFound, match=r"its index names model-00002-of-00002\.safetensors"):
+        locate("hub:acme/folder")
+
+
+def test_a_gated_checkpoint_says_where_to_accept_its_terms(hub: Hub) -> None:
+    hub.repos["meta-llama/Llama-3.2-1B"] = WHOLE
+    hub.gated.add("meta-llama/Llama-3.2-1B")
+    with pytest.raises(ProviderError, match=rf"gated.*{hub.address}/meta-llama/Llama-3\.2-1B.*HF_TOKEN"):
+        locate("hub:meta-llama/Llama-3.2-1B")
 
 
 @pytest.mark.parametrize("name", ["hub:", "hub:justaname", "hub:a/b/c", "hub:a b/c", "hub:a/../b", "hub:acme/x..y"])

@@ -21,6 +21,8 @@ def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HUGGINGFACE_HUB_CACHE", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    monkeypatch.delenv("LLAMA_MODELS_CONFIG_DIR", raising=False)
+    monkeypatch.delenv("LLAMA_STACK_CONFIG_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
@@ -82,6 +84,45 @@ def test_models_of_ollama_are_listed(tmp_path: Path) -> None:
     assert (model.name, model.size_bytes, model.quantisation) == ("llama3.2:3b", 10, "Q4_K_M")
 
 
+def add_to_meta(home: Path, name: str, within: str = "") -> Path:
+    folder = home / "checkpoints" / name
+    (folder / within).mkdir(parents=True)
+    for file, content in (("params.json", "{}"), ("consolidated.00.pth", "zip"), ("consolidated.01.pth", "zip")):
+        (folder / within / file).write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize("variable", [None, "LLAMA_MODELS_CONFIG_DIR", "LLAMA_STACK_CONFIG_DIR"])
+@pytest.mark.parametrize("within", ["", "original"])
+def test_models_of_metas_commands_are_found_by_their_descriptors(
+    variable: str | None, within: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In ~/.llama or where the command's own variable points to; ":" is "-" in the folder's name."""
+    home = tmp_path / (variable or ".llama")
+    if variable:
+        monkeypatch.setenv(variable, str(home))
+    folder = add_to_meta(home, "Llama3.2-1B-Instruct", within)
+    other = add_to_meta(home, "Llama3.1-405B-bf16-mp16")
+    assert locate("Llama3.2-1B-Instruct") == locate("llama3.2-1b-instruct") == folder
+    assert locate("Llama3.1-405B:bf16-mp16") == other
+    listed = [(model.name, model.size_bytes) for model in local_models() if model.source == "meta"]
+    assert listed == [("Llama3.1-405B-bf16-mp16", 6), ("Llama3.2-1B-Instruct", 6)]
+
+
+def test_both_of_metas_stores_are_looked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_MODELS_CONFIG_DIR", str(tmp_path / "there"))
+    here, there = add_to_meta(tmp_path / ".llama", "Llama-2-7b"), add_to_meta(tmp_path / "there", "Llama3.2-3B")
+    assert (locate("Llama-2-7b"), locate("Llama3.2-3B")) == (here, there)
+
+
+def test_folders_without_weights_or_settings_are_no_models(tmp_path: Path) -> None:
+    for file in ("params.json", "consolidated.00.pth"):
+        (add_to_meta(tmp_path / ".llama", f"without-{file}") / file).unlink()
+    (tmp_path / ".llama/checkpoints/without-params.json/config.json").touch()
+    (tmp_path / ".llama/checkpoints/without-consolidated.00.pth/consolidated.01.pth").unlink()
+    assert [model for model in local_models() if model.source == "meta"] == []
+
+
 def test_damaged_manifests_and_missing_blobs_are_passed_over(tmp_path: Path) -> None:
     store = tmp_path / "ollama"
     blob = add_to_ollama(store, "registry.ollama.ai", "library", "whole", "1b")
@@ -110,6 +151,7 @@ def test_unknown_name_says_where_it_was_looked_for_and_the_nearest(tmp_path: Pat
         locate("lama3.2:3b")
     assert str(tmp_path / "hf" / "hub") in str(caught.value)
     assert str(tmp_path / "ollama") in str(caught.value)
+    assert str(tmp_path / ".llama" / "checkpoints") in str(caught.value)
     assert "Nearest: llama3.2:3b" in str(caught.value)
 
 

@@ -130,6 +130,7 @@ def test_a_pickle_cannot_change_what_stands_for_pytorch(tmp_path: Path) -> None:
         b"\x80\x02(X\x07\x00\x00\x00storageK\x01K\x02K\x03K\x04tQ.",
         b"\x80\x02X\xff\xff\xff\xffa.",
         b"\x80\x02\x82\x01.",
+        b"\x80\x02}r\xff\xff\xff\xff.",
         b"\xff" * 50,
     ],
 )

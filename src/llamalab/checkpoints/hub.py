@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from llamalab.checkpoints.hub_cache import HubName, find_cached, hub_cache
+from llamalab.checkpoints.hub_cache import HubName, cached_folder, find_cached, hub_cache
+from llamalab.checkpoints.hub_folder import INDEX, indexed_files, needed_files
 from llamalab.checkpoints.names import PREFERRED_QUANTISATION, ModelFile, choose, human_size, model_files
 from llamalab.errors import ModelNotFound, ProviderError
 
@@ -38,12 +39,15 @@ def hub_endpoint() -> str:
 def download(name: HubName, *, progress: bool = True) -> Path:
     """Download exactly one model of a repository; one that is in the cache is used as it is, without asking the hub.
 
+    Of a repository without GGUF files that is its checkpoint: the safetensors with settings and tokeniser, or, where
+    there are none, Meta's files.
+
     Args:
         name: repository and quantisation. Without a quantisation: Q4_K_M if there is one, or the only model.
         progress: show a bar on standard error if that is a terminal.
 
     Returns:
-        The file in the cache; of a split model the first part, with all others beside it.
+        The file in the cache; of a split model the first part, with all others beside it; of a checkpoint its folder.
 
     Raises:
         ModelNotFound: no such repository, or nothing in it that fits (the message lists what there is).
@@ -53,6 +57,9 @@ def download(name: HubName, *, progress: bool = True) -> Path:
     settled = name.wanted is not None or (cached and cached[0].quantisation == PREFERRED_QUANTISATION)
     if len(cached) == 1 and (settled or _offline()):
         return Path(cached[0].first)
+    folder = None if cached else cached_folder(name)
+    if folder is not None:
+        return folder
     try:
         with _explained(name):
             commit, files = _listing(name)
@@ -61,6 +68,8 @@ def download(name: HubName, *, progress: bool = True) -> Path:
             raise
         _log.warning("using %s from the cache: %s", cached[0].first, error)
         return Path(cached[0].first)
+    if name.wanted is None and not model_files((path, file.size) for path, file in files.items()):
+        return _fetch_folder(name, files, commit, progress=progress)
     model = _pick(name, files)
     with _explained(name):
         paths = [_fetch(name, files[part], commit, progress=progress) for part in model.parts]
@@ -99,6 +108,25 @@ def _pick(name: HubName, files: dict[str, RepoSibling]) -> ModelFile:
     else:
         problem = f"{name.repo} has {'several models' if chosen else 'nothing'} called {name.wanted}"
     raise ModelNotFound(f"{problem}. Name one after a colon, as in hub:{name.repo}:NAME. There is: {offered}.")
+
+
+def _fetch_folder(name: HubName, files: dict[str, RepoSibling], commit: str, *, progress: bool) -> Path:
+    """The checkpoint of a repository, file by file."""
+    needed = needed_files(files)
+    if not needed:
+        raise ModelNotFound(
+            f"{name.repo} on {hub_endpoint()} has no GGUF model, and no whole checkpoint either: that would be "
+            "config.json, model.safetensors (or its parts with their index) and tokenizer.json, or Meta's params.json, "
+            "consolidated.00.pth and tokenizer.model. Look for another repository of that model."
+        )
+    with _explained(name):
+        if INDEX in needed:
+            index = _fetch(name, files[INDEX], commit, progress=progress)
+            missing = sorted(indexed_files(index.read_text(encoding="utf-8")) - set(needed))
+            if missing:
+                raise ModelNotFound(f"{name.repo} is incomplete: its index names {missing[0]}, which is not in it.")
+        paths = [_fetch(name, files[file], commit, progress=progress) for file in needed]
+    return paths[-1].parents[needed[-1].count("/")]
 
 
 def _fetch(name: HubName, file: RepoSibling, commit: str, *, progress: bool) -> Path:
@@ -217,10 +245,7 @@ def _explained(name: HubName) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise ProviderError(
-            f"{name.repo} is gated: its owner asks you to accept terms first. Do that at {page}, then give a token of "
-            "your account: set HF_TOKEN, or run `hf auth login`."
-        ) from error
+        raise ProviderError(_gated(name.repo, page, error.response.status_code)) from error
     except HFValidationError as error:
         raise ModelNotFound(f"'{name.repo}' cannot be a repository's name: {_brief(error)}.") from error
     except RepositoryNotFoundError as error:
@@ -239,3 +264,17 @@ def _explained(name: HubName) -> Iterator[None]:
             f"{hub_endpoint()} cannot be asked for {name.repo}: {_brief(error)}. Check the connection, and HF_ENDPOINT "
             "and HF_HUB_OFFLINE if they are set. `llamalab models` lists what is on this machine."
         ) from error
+
+
+def _gated(repo: str, page: str, status: int) -> str:
+    """What to do about a repository whose owner wants terms accepted: 401 without a token, 403 without the right."""
+    if status == 403:
+        return (
+            f"{repo} is gated, and the account of your token may not read it yet. Ask for access at {page}; if you "
+            "have, wait until it is granted (an e-mail says so). A fine-grained token also needs the permission to "
+            "read gated repositories: see https://huggingface.co/settings/tokens."
+        )
+    return (
+        f"{repo} is gated: its owner asks you to accept terms first. Do that at {page}, then give a token of your "
+        "account: set HF_TOKEN, or run `hf auth login`."
+    )

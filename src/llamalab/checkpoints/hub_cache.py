@@ -1,4 +1,4 @@
-"""What the Hugging Face hub's cache holds: names of repositories, and the GGUF models found on disk.
+"""What the Hugging Face hub's cache holds: names of repositories, and the models found on disk.
 
 The layout is huggingface-hub's: `models--ORG--REPO/snapshots/COMMIT/FILE`, links into `blobs/`. Read here without
 importing that library, so that listing models costs no more than looking at the folders. Environment variables count
@@ -12,8 +12,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamalab.checkpoints.hub_folder import INDEX, indexed_files, needed_files
 from llamalab.checkpoints.names import LocalModel, ModelFile, choose, model_files
-from llamalab.errors import ModelNotFound
+from llamalab.errors import ModelFileError, ModelNotFound
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -62,7 +63,11 @@ def hub_cache() -> Path:
 
 
 def cached_models() -> list[LocalModel]:
-    """Every complete GGUF model in the cache, named `org/repo:QUANTISATION` (`:file.gguf` where several share one)."""
+    """Every complete model in the cache.
+
+    GGUF files are named `org/repo:QUANTISATION` (`:file.gguf` where several share one); checkpoints in several files
+    `org/repo`.
+    """
     found = []
     for folder in sorted(hub_cache().glob("models--*--*")):
         repo = folder.name.removeprefix("models--").replace("--", "/", 1)
@@ -72,12 +77,37 @@ def cached_models() -> list[LocalModel]:
             clear = quantisation is not None and len(choose(models, quantisation)) == 1
             wanted = quantisation if clear else Path(model.first).name
             found.append(LocalModel(f"{repo}:{wanted}", "hub", Path(model.first), model.size_bytes or 0, quantisation))
+        checkpoint = None if models else _folder_in(folder)
+        if checkpoint is not None:
+            size = sum((checkpoint / file).stat().st_size for file in needed_files(_files_of(checkpoint)))
+            found.append(LocalModel(repo, "hub", checkpoint, size, None))
     return found
 
 
 def find_cached(name: HubName) -> list[ModelFile]:
     """The models of a repository in the cache that `name` fits, by the rule of `names.choose`; paths are absolute."""
     return choose(_models_in(hub_cache() / name.folder), name.wanted)
+
+
+def cached_folder(name: HubName) -> Path | None:
+    """The snapshot of a repository that holds a complete checkpoint in several files (safetensors, or Meta's)."""
+    return None if name.wanted else _folder_in(hub_cache() / name.folder)
+
+
+def _folder_in(repo_folder: Path) -> Path | None:
+    for snapshot in _snapshots(repo_folder):
+        needed = needed_files(_files_of(snapshot))
+        try:
+            parts = indexed_files((snapshot / INDEX).read_text(encoding="utf-8")) if INDEX in needed else set()
+        except (OSError, ValueError, ModelFileError):
+            continue
+        if needed and parts <= set(needed):
+            return snapshot
+    return None
+
+
+def _files_of(snapshot: Path) -> list[str]:
+    return sorted(path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file())
 
 
 def _models_in(repo_folder: Path) -> list[ModelFile]:

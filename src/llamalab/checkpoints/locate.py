@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 from llamalab.checkpoints.hub import download as download_from_hub
-from llamalab.checkpoints.hub_cache import HubName, cached_models, find_cached, hub_cache
+from llamalab.checkpoints.hub_cache import HubName, cached_folder, cached_models, find_cached, hub_cache
+from llamalab.checkpoints.meta_store import find_meta_model, meta_models, meta_stores
 from llamalab.checkpoints.names import LocalModel
 from llamalab.checkpoints.ollama import find_ollama_model, ollama_models, ollama_stores
 from llamalab.errors import ModelFileError, ModelNotFound
@@ -24,7 +25,7 @@ def locate(name: str, *, download: bool = True, progress: bool = True) -> Path:
 
     Looked up in this order: `pico`; `hub:org/repo[:quantisation]`, downloaded if it must be; an existing path; a model
     in the Hugging Face cache, as `org/repo`, `org/repo:quantisation` or by its file name; a model in ollama's store,
-    as `llama3.2:3b`.
+    as `llama3.2:3b`; one that Meta's commands have downloaded, as `Llama3.2-1B-Instruct`.
 
     Args:
         name: what the user typed; `~` is the home folder.
@@ -32,7 +33,7 @@ def locate(name: str, *, download: bool = True, progress: bool = True) -> Path:
         progress: show a bar while downloading, if standard error is a terminal.
 
     Returns:
-        An existing path; of a split model its first part.
+        An existing path; of a split model its first part; of a checkpoint in several files its folder.
 
     Raises:
         ModelNotFound: nothing has that name. The message says where it was looked for, and the nearest names.
@@ -52,9 +53,9 @@ def locate(name: str, *, download: bool = True, progress: bool = True) -> Path:
 
 
 def local_models() -> list[LocalModel]:
-    """Every model on this machine that has a name: the built-in one, the hub's cache, ollama's store."""
+    """Every model on this machine that has a name: built in, in the hub's cache, in ollama's store, in Meta's."""
     pico = [LocalModel("pico", "built-in", PICO, PICO.stat().st_size, "Q8_0")] if PICO.is_file() else []
-    return [*pico, *cached_models(), *ollama_models()]
+    return [*pico, *cached_models(), *ollama_models(), *meta_models()]
 
 
 def _pico() -> Path:
@@ -72,6 +73,9 @@ def _from_hub(name: HubName, *, download: bool, progress: bool) -> Path:
     cached = find_cached(name)
     if len(cached) == 1:
         return Path(cached[0].first)
+    folder = None if cached else cached_folder(name)
+    if folder is not None:
+        return folder
     label = name.repo if name.wanted is None else f"{name.repo}:{name.wanted}"
     raise ModelNotFound(f"{label} is not in the Hugging Face cache ({hub_cache()}), and downloading is switched off.")
 
@@ -85,6 +89,9 @@ def _by_name(name: str) -> Path:
         if cached:
             several = ", ".join(str(model.quantisation or Path(model.first).name) for model in cached)
             raise ModelNotFound(f"The cache has several models of {name}: {several}. Name one, as in {name}:NAME.")
+        folder = cached_folder(hub_name)
+        if folder is not None:
+            return folder
     here = cached_models()
     same_file = {model.path for model in here if model.path.name == name}
     if len(same_file) == 1:
@@ -95,6 +102,9 @@ def _by_name(name: str) -> Path:
     ollama = find_ollama_model(name)
     if ollama is not None:
         return ollama.path
+    meta = find_meta_model(name)
+    if meta is not None:
+        return meta.path
     raise ModelNotFound(_unknown_name(name, hub_name))
 
 
@@ -118,10 +128,10 @@ def _unknown_name(name: str, hub_name: HubName | None) -> str:
     known = [model.name for model in local_models()]
     lowered = {other.casefold(): other for other in known}
     near = [lowered[match] for match in difflib.get_close_matches(name.casefold(), lowered, n=3, cutoff=0.4)]
-    searched = ", ".join(str(place) for place in (hub_cache(), *ollama_stores()))
+    searched = ", ".join(str(place) for place in (hub_cache(), *ollama_stores(), *meta_stores()))
     parts = [
         f"There is no model called '{name}': it is not a file, and neither the Hugging Face cache nor ollama's store "
-        f"has it (looked in {searched})."
+        f"nor Meta's has it (looked in {searched})."
     ]
     if near:
         parts.append(f"Nearest: {', '.join(near)}.")

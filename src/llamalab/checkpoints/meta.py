@@ -39,6 +39,7 @@ def open_meta(path: Path, *, rope_factor: float | None = None) -> Checkpoint:
         ModelFileError: incomplete, damaged, or not a plain Llama (quantised, vision, LoRA, mixture of experts).
     """
     path = path.absolute()
+    within = path.name == "original"  # of a repository of the hub, whose other files lie above
     params = read_params(path, rope_factor)
     shards = [layout(file) for file in _shard_files(path)]
     config = params.config
@@ -55,12 +56,14 @@ def open_meta(path: Path, *, rope_factor: float | None = None) -> Checkpoint:
     return Checkpoint(
         path=path,
         format="meta",
-        name=params.name or (path.parent.name if path.name == "original" else path.name),
+        name=params.name or (path.parent.name if within else path.name),
         config=config,
         rope_source=params.rope_source,
         tensors=tensors,
         vocabulary=vocabulary,
-        chat_template=params.chat_template or read_chat_template(path),
+        chat_template=params.chat_template
+        or read_chat_template(path)
+        or (read_chat_template(path.parent) if within else None),
         notes=(*notes, *vocabulary.notes),
         sampling=params.sampling,
     )

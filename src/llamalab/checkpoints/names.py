@@ -27,14 +27,15 @@ class LocalModel:
 
     Attributes:
         name: what to type to use it.
-        source: where it was found: in the package, in the Hugging Face cache, in ollama's store.
-        path: the file an engine opens; of a split model the first part.
+        source: where it was found: in the package, in the Hugging Face cache, in ollama's store, among what Meta's
+            commands have downloaded.
+        path: what an engine opens: a file, of a split model its first part; or a folder.
         size_bytes: of all parts.
         quantisation: e.g. "Q4_K_M"; None where neither name nor manifest tells.
     """
 
     name: str
-    source: Literal["built-in", "hub", "ollama"]
+    source: Literal["built-in", "hub", "ollama", "meta"]
     path: Path
     size_bytes: int
     quantisation: str | None

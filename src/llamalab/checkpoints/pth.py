@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import struct
 import zipfile
 import zlib
@@ -267,8 +268,22 @@ class _TensorsOnly(pickle.Unpickler):
         return _Storage(str(key), storage_type, length)
 
 
+def _refuse_claims(content: bytes) -> None:
+    """Before anything is believed: lengths reach no further than the pickle, and so do places in its memo.
+
+    The unpickler would lay out the memo up to any place that the pickle names: 64 GB for five bytes.
+
+    Raises:
+        ValueError: not so.
+    """
+    for opcode, argument, _ in pickletools.genops(content):
+        if "PUT" in opcode.name and argument is not None and argument > len(content):
+            raise ValueError(f"it has no place number {argument}")
+
+
 def _unpickle(path: Path, content: bytes) -> Any:
     try:
+        _refuse_claims(content)
         return _TensorsOnly(io.BytesIO(content)).load()
     except _RefusedError as refused:
         why = (
