@@ -220,6 +220,8 @@ def _write_generation(path: Path, checkpoint: Checkpoint) -> None:
     """Add the recommended sampling to what the tokeniser's writer says there (ids of special tokens)."""
     made = read_json(path) if path.is_file() else {}
     given = {theirs: checkpoint.sampling[ours] for ours, theirs in _SAMPLING.items() if ours in checkpoint.sampling}
+    if given:
+        made.pop("_from_model_config", None)
     if given.get("temperature") == 0:
         made |= {"do_sample": False}
     elif given:
