@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from llamalab.checkpoints import pth_writer
 from llamalab.checkpoints.checkpoint import Tensor
 from llamalab.checkpoints.pth import layout, read_pth
 from llamalab.checkpoints.pth_writer import write_pth
@@ -245,8 +246,11 @@ def test_files_beyond_four_gigabytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.reference
-def test_torch_loads_what_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zip64", [False, True])
+def test_torch_loads_what_is_written(zip64: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
+    if zip64:
+        monkeypatch.setattr(pth_writer, "_ZIP64_FROM", 0)
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(300, 70)).astype(np.float32)
     tensors = [

@@ -37,6 +37,8 @@ def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    monkeypatch.setenv("LLAMA_MODELS_CONFIG_DIR", str(tmp_path / "llama"))
+    monkeypatch.setenv("LLAMA_STACK_CONFIG_DIR", str(tmp_path / "llama"))
     monkeypatch.chdir(tmp_path)
 
 

@@ -25,6 +25,15 @@ def test_table_holds_name_size_and_path_uncut_in_a_pipe(cli: Cli, tmp_path: Path
     assert row.split() == ["acme/tiny-GGUF:Q8_0", "hub", "Q8_0", "4.0", "kB", str(path)]
 
 
+def test_what_metas_command_has_downloaded_is_listed(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "llama/checkpoints/Llama3.2-1B"
+    folder.mkdir(parents=True)
+    (folder / "params.json").write_text("{}")
+    (folder / "consolidated.00.pth").write_bytes(b"w" * 2000)
+    _, model = json.loads(cli("models", "--json").out)
+    assert (model["name"], model["source"], model["size_bytes"]) == ("Llama3.2-1B", "meta", 2000)
+
+
 def test_json_holds_the_same(cli: Cli) -> None:
     (model,) = json.loads(cli("models", "--json").out)
     assert (model["name"], model["source"], model["size_bytes"]) == ("acme/tiny-GGUF:Q8_0", "hub", 4000)

@@ -16,8 +16,9 @@ def register(app: typer.Typer) -> None:
 def models(as_json: JsonOption = False) -> None:
     """List the models on this machine.
 
-    These are the built-in one and those in the Hugging Face cache and in ollama's store. Any name in the list can be
-    used as MODEL; `hub:ORG/REPO:QUANTISATION` downloads another one on first use.
+    These are the built-in one and those in the Hugging Face cache, in ollama's store, and among what Meta's commands
+    have downloaded. Any name in the list can be used as MODEL; `hub:ORG/REPO:QUANTISATION` downloads another one on
+    first use.
     """
     from llamalab.checkpoints.locate import local_models
     from llamalab.checkpoints.names import human_size
