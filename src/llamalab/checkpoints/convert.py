@@ -28,6 +28,7 @@ _OURS = (
     "consolidated.*.pth",
     "params.json",
     "llamalab.json",
+    "llamalab.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
