@@ -278,7 +278,7 @@ def test_a_pretokeniser_without_a_name_in_llama_cpp_is_read_but_not_written_as_g
     parts = {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}}
     path.write_text(json.dumps(json.loads(path.read_text()) | parts))
     vocabulary = vocabulary_from_huggingface(path.parent)
-    with pytest.raises(ModelFileError, match="no name for how it cuts text.*own!"):
+    with pytest.raises(ModelFileError, match=r"no name for how it cuts text.*own!"):
         write(vocabulary, "gguf", tmp_path)
     assert (
         opened("safetensors", path.parent).detokenize(opened("safetensors", path.parent).tokenize("own!!")) == "own!!"

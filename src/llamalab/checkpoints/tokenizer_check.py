@@ -8,7 +8,7 @@ from pathlib import Path
 from llamalab.checkpoints.encoders import json_encoder, sentencepiece_encoder, tiktoken_encoder
 from llamalab.checkpoints.tokenizer_json import build_tokenizer_json
 from llamalab.checkpoints.vocabulary import Vocabulary
-from llamalab.errors import ConfigError
+from llamalab.errors import ConfigError, ModelFileError
 
 TEXTS = (
     "",
@@ -46,8 +46,8 @@ def first_difference(vocabulary: Vocabulary, model: Path) -> str | None:
     expected = json_encoder(json.dumps(build_tokenizer_json(vocabulary)) if source is None else source)
     try:
         found = tiktoken_encoder(model) if vocabulary.kind == "bpe" else sentencepiece_encoder(model, {})
-    except ConfigError as error:
-        return f"it could not be compared ({error})"
+    except (ConfigError, ModelFileError) as error:
+        return f"the class that would read it does not ({error})"
     for text in TEXTS:
         if found(text, False) != expected(text, False):
             return f"the class that reads it gives other ids for {text[:40]!r}"
