@@ -168,6 +168,14 @@ def test_a_written_tokenizer_model_is_the_original_byte_for_byte(tmp_path: Path)
     assert (tmp_path / name).read_bytes() == (GOLDEN / "tiktoken" / name).read_bytes()
 
 
+def test_a_written_sentencepiece_model_gives_the_ids_of_the_original(tmp_path: Path) -> None:
+    vocabulary = replace(vocabulary_from_meta(GOLDEN / "sentencepiece"), files={})
+    assert write_meta_tokenizer(vocabulary, tmp_path).startswith("tokenizer.model gives the same ids")
+    tokenizer = opened("meta", tmp_path)
+    for text, ids in golden("sentencepiece")["ids"]:
+        assert tokenizer.tokenize(text) == ids, text
+
+
 def test_pico_gets_a_tokenizer_json_in_metas_folder_and_the_command_says_so(tmp_path: Path) -> None:
     said = write_meta_tokenizer(read("gguf", PICO), tmp_path, "{{ template }}")
     assert said.startswith("tokenizer.json lies beside the weights in place of a tokenizer.model: ")
