@@ -446,3 +446,25 @@ def test_recursion_depth_is_left_alone() -> None:
     with pytest.raises(TemplateMissing):
         render("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}")
     assert sys.getrecursionlimit() == limit
+
+
+@pytest.mark.parametrize(
+    ("folder", "template"),
+    [
+        ("Llama3.2-1B-Instruct", "llama3"),
+        ("Meta-Llama3.1-8B-Instruct", "llama3"),
+        ("Llama-3.3-70B-Instruct/original", "llama3"),
+        ("Llama-2-7b-chat", "llama2"),
+        ("Llama3.2-1B", "plain"),
+        ("Llama-2-7b", "plain"),
+    ],
+)
+def test_metas_folders_hold_no_template_and_get_that_of_their_generation(
+    folder: str, template: str, tmp_path: Path
+) -> None:
+    path = tmp_path / folder
+    path.mkdir(parents=True)
+    (path / "params.json").touch()
+    assert choose_template(None, path=str(path)).name == template
+    (path / "params.json").unlink()
+    assert choose_template(None, path=str(path)).name == "plain"

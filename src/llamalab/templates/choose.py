@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from llamalab.templates import ChatTemplate
 from llamalab.templates.builtin import BUILT_IN
 
 logger = logging.getLogger(__name__)
+
+_OFFICIAL = {r"(?:Meta-)?Llama-?3[.\d]*-.*Instruct": "llama3", r"Llama-?2-.*chat": "llama2"}
+"""Names under which Meta gives out its instruct models, and the template they were trained with."""
 
 
 def choose_template(
@@ -30,7 +34,8 @@ def choose_template(
 
     Args:
         template: a template, whose empty fields are filled in; the name of a built-in; a file (Jinja text, or JSON with
-            the field `chat_template`) or a model folder; None takes the model's own, or else `plain` with a warning.
+            the field `chat_template`) or a model folder; None takes the model's own, for an instruct model in Meta's
+            form, which has none, the built-in of its generation, or else `plain` with a warning.
         own: Jinja text that came with the model.
         path: the model's file or folder; a Hugging Face folder may hold a template.
         bos: text of the BOS token.
@@ -47,6 +52,9 @@ def choose_template(
     name = template or "own"
     if template is None:
         found = own or (folder_template(Path(path)) if path else None)
+        official = _official(Path(path)) if path and found is None else None
+        if official is not None:
+            name, found = official, BUILT_IN[official]
         if found is None:
             logger.warning(
                 "The model%s has no chat template; its conversations are written as plain 'User:' and 'Assistant:' "
@@ -74,6 +82,14 @@ def folder_template(folder: Path) -> str | None:
         return _read(file)
     files = [folder / "chat_template.json", folder / "tokenizer_config.json"]
     return next((found for file in files if file.is_file() and (found := _json_template(file))), None)
+
+
+def _official(folder: Path) -> str | None:
+    """The built-in for a folder that Meta's command has downloaded, by its name; None for base models and others."""
+    if not any((place / "params.json").is_file() for place in (folder, folder / "original")):
+        return None
+    name = folder.parent.name if folder.name == "original" else folder.name
+    return next((template for pattern, template in _OFFICIAL.items() if re.match(pattern, name, re.IGNORECASE)), None)
 
 
 def _template_at(place: str) -> str:
