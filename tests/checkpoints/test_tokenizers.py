@@ -204,6 +204,22 @@ def test_original_files_are_copied_as_they_are(tmp_path: Path) -> None:
     assert read_chat_template(tmp_path / "copy") == "a template"
 
 
+@pytest.mark.parametrize("scheme", ["always", "never"])
+def test_a_metaspace_tokeniser_is_read_as_sentencepiece(tmp_path: Path, scheme: str) -> None:
+    """As newer converters of Llama 2 and Mistral write it: a pre-tokeniser in place of a normaliser."""
+    path = write(replace(vocabulary_from_meta(GOLDEN / "sentencepiece"), files={}), "safetensors", tmp_path)
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
+    data = json.loads((path / "tokenizer.json").read_text()) | {"normalizer": None, "pre_tokenizer": metaspace}
+    (path / "tokenizer.json").write_text(json.dumps(data))
+    vocabulary = read("safetensors", path)
+    assert (vocabulary.kind, vocabulary.space_prefix) == ("sentencepiece", scheme == "always")
+    assert bool(vocabulary.notes) == (scheme == "always")  # the same but before text that begins with a space
+    original, gguf = opened("safetensors", path), opened("gguf", write(vocabulary, "gguf", tmp_path))
+    for text in (text for text in TEXTS if "</s>" not in text and not text.startswith((" ", "▁"))):
+        assert gguf.tokenize(text) == original.tokenize(text), text
+    gguf.close()
+
+
 def test_stop_tokens_come_from_the_generation_config_too(tmp_path: Path) -> None:
     path = write(read("gguf", PICO), "safetensors", tmp_path)
     (path / "generation_config.json").write_text('{"eos_token_id": [4, 2]}')
@@ -361,3 +377,25 @@ def test_metas_own_file_gives_the_ids_of_its_class_and_of_transformers(tmp_path:
         reference.pad_id,
     )
     assert theirs.eos_token_id == reference.eos_id
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", ["tiktoken", "sentencepiece", "pico"])
+def test_transformers_reads_what_is_written(tmp_path: Path, name: str) -> None:
+    """Live: ids with and without BOS, text of ids, named tokens and the template."""
+    transformers = pytest.importorskip("transformers")
+    vocabulary = read("gguf", PICO) if name == "pico" else vocabulary_from_meta(GOLDEN / name)
+    write_huggingface_tokenizer(replace(vocabulary, files={}), tmp_path, "{{ messages[0].content }}")
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), opened("safetensors", tmp_path)
+    bos = [vocabulary.bos_id] if vocabulary.add_bos else []
+    for text in (text for text in TEXTS if "<" not in text):
+        ids = ours.tokenize(text)
+        assert theirs.encode(text, add_special_tokens=False) == ids
+        assert theirs.encode(text) == bos + ids
+        assert theirs.decode(ids) == ours.detokenize(ids)
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (
+        vocabulary.bos_id,
+        vocabulary.eos_id,
+        vocabulary.pad_id,
+    )
+    assert theirs.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"

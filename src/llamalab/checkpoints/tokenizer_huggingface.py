@@ -171,7 +171,12 @@ def _from_json(data: Mapping[str, Any], original: SentencePieceFile | None) -> V
     else:
         scores = _scores(tokens, merges)
     unk = types.index("unknown") if "unknown" in types else None
-    return replace(vocabulary, scores=scores, unk_id=unk, space_prefix=_space_prefix(data))
+    prefix, scheme = _space_prefix(data)
+    notes = ()
+    if prefix and scheme is not None:
+        where = "; and after a control token it puts none" if scheme == "first" else ""
+        notes = (f"Its tokenizer.json puts no space before text that begins with one, llama.cpp does{where}.",)
+    return replace(vocabulary, scores=scores, unk_id=unk, space_prefix=prefix, notes=notes)
 
 
 def _kind(data: Mapping[str, Any]) -> Kind:
@@ -192,11 +197,13 @@ def _scores(tokens: list[str], merges: list[tuple[str, ...]]) -> list[float]:
     return [-float(place[token]) if token in place else last if len(token) == 1 else -1e6 for token in tokens]
 
 
-def _space_prefix(data: Mapping[str, Any]) -> bool:
+def _space_prefix(data: Mapping[str, Any]) -> tuple[bool, str | None]:
+    """Whether a space is put in front of text; and the scheme, where a pre-tokeniser does it and not a normaliser."""
     structure: Any = data.get("pre_tokenizer") or {}
     if structure.get("type") == "Metaspace":
-        return bool(structure.get("prepend_scheme", "always") != "never" and structure.get("add_prefix_space", True))
-    return "'Prepend'" in str(data.get("normalizer"))
+        scheme = str(structure.get("prepend_scheme", "always"))
+        return scheme != "never" and bool(structure.get("add_prefix_space", True)), scheme
+    return "'Prepend'" in str(data.get("normalizer")), None
 
 
 def _begins_with(structure: Any) -> str | None:
