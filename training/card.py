@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from training.data import FULL_LEVEL, PARTS
+
 HERE = Path(__file__).parent
 CURVE, EVALUATION = HERE / "curve.csv", HERE / "evaluation.json"
 CARD = HERE.parent / "src" / "llamalab" / "models" / "pico.md"
@@ -81,20 +83,19 @@ chance. It exists so that everything in llamalab can be tried and tested without
 | file | Q8_0, 3.7 MB; recommends temperature 0 |
 | data | {last["tokens"] / 1e6:.1f} million tokens, made by `training/tasks.py`, nothing twice; no other text |
 | training | {last["step"]:.0f} steps of 4,096 positions, Muon and AdamW, float32, JAX |
-| time | {last["seconds"] / 60:.0f} minutes on two cores of an AMD EPYC at 2.45 GHz that had other work to do as well |
+| time | {last["seconds"] / 60:.0f} minutes on two cores of an Intel Xeon (AVX-512) that had other work to do |
 | licence | MIT, as the rest of the project |
 
-`make pico` trains it again from the seed, exports it, measures it and writes this card. It does not give the
-same bits. The run that made the shipped file was stopped at steps 1,000, 2,400 and 2,500 to decide, from what
-the model could do by then, on the mixtures and learning rates that the script now goes through by itself; and
-other hardware rounds sums otherwise. That the quality comes out the same has not been tried: the whole training
-was run once.
+`make pico` trains it again from the seed, exports it, measures it and writes this card. The run that made the
+shipped file was planned to end at step {PARTS[1]:,}; the third part was added there, because of two facts with the
+same attribute pico still took either. The script goes through all of it by itself; other hardware rounds sums
+otherwise, so another run does not give the same bits, and that its quality comes out the same has not been tried.
 
 ## What it was taught
 
 - **Root** of a recursive run, in the compact protocol: `find`, `count` and `final` as JSON commands; looking again
   for the entity alone when nothing matched; "not found".
-- **Sub model**: answering from a passage of one to twelve facts, or "not in the text".
+- **Sub model**: answering up to five questions about a passage of one to twelve facts, or "not in the text".
 - Repeating what it is told, short lists, short stories about what was asked for, a few greetings, and a little adding.
 
 Every task has twenty phrasings and more, and some that training never shows. A tenth of all names, and a tenth of all
@@ -116,8 +117,9 @@ names of syllables that make no word.
 ![Loss against tokens]({picture})
 
 Mean negative log probability of the tokens pico says itself, averaged over {AVERAGED} steps. The number of facts in a
-passage grows until step 1,800, which makes the task harder while the model gets better; at step 1,000 the learning rate
-begins to fall and the mixture turns to exact copying, at step 2,400 to passages of two facts.
+passage grows until step {FULL_LEVEL:,}, which makes the task harder while the model gets better. The learning rate
+falls to nothing between the steps {2 * PARTS[1] // 5:,} and {PARTS[1]:,}; then it rises to a half once more, and the
+mixture turns to facts that differ only in their entity.
 
 ## What it cannot do
 

@@ -19,7 +19,7 @@ BUCKETS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512)
 TOKENS_PER_BATCH = 4096
 """Rows times row length of a batch."""
 
-PARTS = (1000, 2400)
+PARTS = (1200, 4000)
 """Steps at which the second and the third mixture of tasks begin."""
 
 COPYING_FIRST = 200

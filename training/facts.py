@@ -184,9 +184,9 @@ class Fact:
     value: str
 
     def fill(self, template: str) -> str:
-        """Put the fact into a template with {E}, {A} and {V}; the sentence begins with a capital."""
+        """Put the fact into a template with {E}, {A} and {V}; a sentence begins with a capital, a value as it is."""
         text = template.replace("{E}", self.entity).replace("{A}", self.attribute.name).replace("{V}", self.value)
-        return text[0].upper() + text[1:]
+        return text if template.startswith("{V}") else text[0].upper() + text[1:]
 
     @property
     def phrase(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 
 from training.episode import Episode
-from training.facts import Fact, filler, make_fact, question, sibling, statement
+from training.facts import CANONICAL_STATEMENT, Fact, filler, make_fact, question, statement
 
 NOT_IN_TEXT = "not in the text"
 """What pico answers when a passage does not hold the answer."""
@@ -50,43 +50,49 @@ SUB_PROMPTS = (
 
 
 def passage(rng: Random, level: float) -> Episode:
-    """One fact among several is asked for. `level` in [0, 1] sets how many there can be."""
-    most = 1 + round(11 * level)
-    return _passage_of(rng, rng.randint(1, most) if rng.random() < 0.6 else rng.randint(1, min(most, 4)))
+    """Some facts and up to five questions, one after another. `level` in [0, 1] sets how many facts there can be.
+
+    The further questions are what teaches to tell facts apart: the same passage, another answer.
+    """
+    most = 2 + round(10 * level)
+    return _passage(rng, rng.randint(1, min(most, 4)) if rng.random() < 0.75 else rng.randint(1, most))
 
 
-def short_passage(rng: Random, level: float) -> Episode:
-    """As `passage`, but mostly one to three facts."""
-    return _passage_of(rng, rng.randint(1, 3) if rng.random() < 0.7 else rng.randint(1, 1 + round(11 * level)))
+def passage_of_alike(rng: Random, _level: float) -> Episode:
+    """As `passage`, of two to four facts that mostly share their attribute: only the entity tells them apart."""
+    return _passage(rng, rng.choice((2, 2, 2, 3, 4)), alike=0.85)
 
 
-def plain_passage(rng: Random, _level: float) -> Episode:
-    """As `passage`, but mostly two facts in plain words: which of them is asked for is all there is to learn."""
-    (n,) = rng.choices((1, 2, 3, 4, rng.randint(5, 12)), (12, 50, 20, 10, 8))
-    return _passage_of(rng, n, plain=0.55)
-
-
-def _passage_of(rng: Random, n: int, plain: float = 0.0) -> Episode:
-    """A passage of `n` facts; with probability `plain` in canonical words throughout and with nothing else in it."""
-    facts, fact = passage_facts(rng, n)
-    known = rng.random() >= (0.12 if plain else 0.18)
-    style = "canonical" if rng.random() < plain else "any"
-    sentences = [statement(rng, f, style) for f in facts if known or f is not fact]
+def _passage(rng: Random, n: int, alike: float = 0.35) -> Episode:
+    style = "canonical" if rng.random() < 0.5 else "any"
+    facts, absent = passage_facts(rng, n + 1, alike=alike)
+    facts.remove(absent)
+    sentences = [statement(rng, fact, style) for fact in facts]
     if style == "any":
         sentences += [filler(rng) for _ in range(rng.choice((0, 0, 0, 1, 2)))]
-    if not sentences:
-        sentences = [statement(rng, sibling(rng, fact))]
     rng.shuffle(sentences)
     layout = CANONICAL_LAYOUT if style == "canonical" or rng.random() < 0.35 else rng.choice(LAYOUTS)
-    asked = question(rng, fact, style)
-    if known and rng.random() < 0.25:
-        asked += " Answer in a full sentence."
-        return _passage(rng, layout, sentences, asked, fact.fill("The {A} of the {E} is {V}."))
-    return _passage(rng, layout, sentences, asked, fact.value if known else NOT_IN_TEXT)
+    joint = "\n" if "\n" in layout and rng.random() < 0.4 else " "
+    turns: list[str] = []
+    wanted = rng.sample(facts, min(n, rng.randint(1, 5 if n <= 6 else 3)))
+    if rng.random() < 0.25:
+        wanted[rng.randrange(len(wanted))] = absent
+    for fact in wanted:
+        asked = question(rng, fact, style)
+        answer = NOT_IN_TEXT if fact is absent else fact.value
+        if fact is not absent and rng.random() < 0.2:
+            asked, answer = f"{asked} Answer in a full sentence.", fact.fill(CANONICAL_STATEMENT)
+        turns += [asked if turns else lay_out(layout, sentences, asked, joint), answer]
+    return Episode("passage", tuple(turns), rng.choice(SUB_PROMPTS) if rng.random() < 0.1 else None)
 
 
-def passage_facts(rng: Random, n: int, *, held_out: bool = False) -> tuple[list[Fact], Fact]:
-    """`n` facts about different things, some about the same entity or attribute, and the one to ask for."""
+def passage_facts(
+    rng: Random, n: int, *, held_out: bool = False, alike: float = 0.35
+) -> tuple[list[Fact], Fact]:
+    """`n` facts about different things, some about the same entity or attribute, and the one to ask for.
+
+    `alike` is the probability that a fact about another entity takes an attribute that is already there.
+    """
     fact = make_fact(rng, held_out=held_out)
     facts = [fact]
     while len(facts) < n:
@@ -94,7 +100,7 @@ def passage_facts(rng: Random, n: int, *, held_out: bool = False) -> tuple[list[
             other = make_fact(rng, entity=rng.choice(facts).entity)
         else:
             other = make_fact(rng, held_out=held_out)
-            if rng.random() < 0.35:
+            if rng.random() < alike:
                 same = rng.choice(facts).attribute
                 other = Fact(other.entity, same, same.value(rng))
         if all((other.entity, other.attribute.name) != (f.entity, f.attribute.name) for f in facts):
@@ -104,9 +110,3 @@ def passage_facts(rng: Random, n: int, *, held_out: bool = False) -> tuple[list[
 
 def lay_out(layout: str, sentences: Sequence[str], asked: str, joint: str = " ") -> str:
     return layout.replace("{Q}", asked).replace("{P}", joint.join(sentences))
-
-
-def _passage(rng: Random, layout: str, sentences: Sequence[str], asked: str, answer: str) -> Episode:
-    joint = "\n" if "\n" in layout and rng.random() < 0.4 else " "
-    system = rng.choice(SUB_PROMPTS) if rng.random() < 0.15 else None
-    return Episode("passage", (lay_out(layout, sentences, asked, joint), answer), system)

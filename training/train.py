@@ -35,7 +35,7 @@ CONFIG = LlamaConfig(
     dim=256, n_layers=4, n_heads=8, n_kv_heads=4, head_dim=32, ffn_dim=768, vocab_size=VOCAB_SIZE, max_seq_len=2048
 )
 SEED = 7
-STEPS = 3400
+STEPS = 4650
 CHECKPOINT_EVERY = 100
 
 
@@ -90,10 +90,10 @@ def make_optimizer(steps: int) -> optax.GradientTransformation:
     """Muon for the blocks' matrices, AdamW for the embedding and the norms."""
 
     def schedule(peak: float) -> optax.Schedule:
-        """Full until the second part, down to two fifths until the third, and in its second half down to zero."""
-        second, third = PARTS
-        points = (0, 50, second, third, (third + steps) // 2, steps)
-        return lambda step: jnp.interp(step, jnp.array(points), peak * jnp.array([0.0, 1.0, 1.0, 0.4, 0.4, 0.0]))
+        """Two cycles: full, then down to nothing at the third part; there up to a half, and down again."""
+        third = PARTS[1]
+        points = (0, 50, 2 * third // 5, third, third + 30, steps)
+        return lambda step: jnp.interp(step, jnp.array(points), peak * jnp.array([0.0, 1.0, 1.0, 0.0, 0.5, 0.0]))
 
     def matrices(weights: XfmrWeights) -> XfmrWeights:
         spec = MuonDimensionNumbers(reduction_axis=1, output_axis=0)
