@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from llamalab.checkpoints.checkpoint import Checkpoint, Tensor
-from llamalab.checkpoints.stored import FLOAT_TYPES, numpy_type
+from llamalab.checkpoints.stored import FLOAT_TYPES, aligned, numpy_type
 from llamalab.errors import ConfigError, ModelFileError
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -64,8 +64,9 @@ def values_in(tensor: Tensor, dtype: FloatType, path: Path) -> Array:
         )
     if source == dtype:
         return values
+    rounded = aligned(values.shape, numpy_type(dtype))
     with np.errstate(over="ignore"):
-        rounded = values.astype(numpy_type(dtype))
+        rounded[...] = values
     at = _first_not_finite(rounded, dtype)
     if at is not None:
         raise ConfigError(

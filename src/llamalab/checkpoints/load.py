@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from llamalab.checkpoints.checkpoint import EMBEDDING, LAYER_NAMES, NORM, OUTPUT, Checkpoint
 from llamalab.checkpoints.dtypes import FloatType, values_in
+from llamalab.checkpoints.stored import aligned
 from llamalab.errors import ConfigError
 from llamalab.llama.weights import LayerWeights, XfmrWeights
 
@@ -45,8 +45,10 @@ def load_weights(
     place = place or _on_first_device
     arrays: dict[str, jax.Array] = {}
     for tensor in sorted(checkpoint.tensors.values(), key=lambda tensor: -math.prod(tensor.shape)):
+        values = _owned(values_in(tensor, _TYPES[dtype], checkpoint.path))
         # Waited for: the next tensor is read only when nothing of this one is left on the way.
-        arrays[tensor.name] = place(tensor.name, values_in(tensor, _TYPES[dtype], checkpoint.path)).block_until_ready()
+        arrays[tensor.name] = place(tensor.name, values).block_until_ready()
+        del values
     layers = tuple(
         LayerWeights(**{field: arrays[f"layers.{i}.{name}.weight"] for field, name in LAYER_NAMES.items()})
         for i in range(checkpoint.config.n_layers)
@@ -54,5 +56,15 @@ def load_weights(
     return XfmrWeights(arrays[EMBEDDING], arrays[NORM], arrays.get(OUTPUT), layers)
 
 
+def _owned(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The values in memory of their own: XLA takes it over, and a mapped file could change or vanish."""
+    if values.flags.writeable and values.flags.c_contiguous:
+        return values
+    copy = aligned(values.shape, values.dtype)
+    copy[...] = values
+    return copy
+
+
 def _on_first_device(_: str, values: np.ndarray[Any, Any]) -> jax.Array:
-    return jnp.asarray(values)
+    placed: jax.Array = jax.device_put(values, jax.devices()[0])
+    return placed

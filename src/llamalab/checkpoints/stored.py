@@ -17,6 +17,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 FLOAT_TYPES = ("F32", "F16", "BF16")
 """The types that are read as they are stored."""
 
+_ALIGNMENT = 64
 _STEP = 8 << 20
 """Bytes in hand at once while something is compared, or values while something is dequantised."""
 
@@ -77,7 +78,7 @@ def read_values(stored: Stored) -> Array:
     columns = stored.shape[-1]
     rows = math.prod(stored.shape[:-1])
     row_bytes = byte_size(stored.dtype, (columns,))
-    values = np.empty((rows, columns), np.float32)
+    values = aligned((rows, columns), np.dtype(np.float32))
     # In steps: the whole at once would stand in memory three times over.
     step = max(1, _STEP // columns)
     for start in range(0, rows, step):
@@ -85,6 +86,14 @@ def read_values(stored: Stored) -> Array:
         packed = _read_bytes(stored, start * row_bytes, (stop - start) * row_bytes)
         values[start:stop] = gguf.quants.dequantize(packed.reshape(stop - start, row_bytes), kind)
     return values.reshape(stored.shape)
+
+
+def aligned(shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
+    """Memory of unknown content that XLA's CPU backend can take over as it is, without a copy."""
+    nbytes = math.prod(shape) * kind.itemsize
+    raw = np.empty(nbytes + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + nbytes].view(kind).reshape(shape)
 
 
 def same_bytes(one: Stored, other: Stored) -> bool:
@@ -99,10 +108,15 @@ def same_bytes(one: Stored, other: Stored) -> bool:
 
 def _read_bytes(stored: Stored, start: int, count: int) -> Array:
     # Read, not mapped: a mapping counts as this process's memory, and a file cut short would end the process.
+    content = aligned((count,), np.dtype(np.uint8))
+    n_read = 0
     try:
-        read: Array = np.fromfile(stored.path, np.uint8, count=count, offset=stored.offset + start)
+        with stored.path.open("rb", buffering=0) as file:
+            file.seek(stored.offset + start)
+            while n_read < count and (piece := file.readinto(content[n_read:].data)):
+                n_read += piece
     except OSError as error:
         raise ModelFileError(f"{stored.path} cannot be read: {error.strerror or error}.") from error
-    if read.size != count:
+    if n_read != count:
         raise ModelFileError(f"{stored.path} has become shorter: a tensor of {stored.nbytes:,} bytes is not whole.")
-    return read
+    return content
