@@ -213,7 +213,10 @@ def test_the_first_layer_that_departs_is_named() -> None:
     assert found.layers is not None
     assert (found.first_layer, len(found.layers)) == (1, LAYERS)
     assert found.layers[1].where is not None
-    assert dataclasses.astuple(found.layers[1].where) == (0, 2, 3)
+    assert dataclasses.astuple(found.layers[1].where) == (1, 2, 3)  # of the two prompts, the one with the smaller row
+    assert found.layers[1].largest == pytest.approx(0.25)
+    assert found.layers[2].where is not None
+    assert (found.layers[2].where.position, found.layers[2].where.token) == (0, 0)
 
 
 def test_layers_that_an_engine_does_not_show_are_left_out_with_a_note() -> None:

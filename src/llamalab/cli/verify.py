@@ -190,7 +190,7 @@ def _number(value: float) -> str:
 
 def _sentences(verdict: Verdict, last: Comparison) -> Iterator[str]:
     where = last.logits.where
-    if where is not None:
+    if where is not None and last.logits.largest > 0:
         prompt, _ = verdict.prompts[where.prompt]
         yield f"largest: prompt {prompt!r}, position {where.position}, token {where.token}"
     if last.greedy is not None:

@@ -163,9 +163,7 @@ class ReferenceEngine(ABC):
         for number, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
             yield from self._generate(number, request, prompt, submitted)
 
-    def _generate(
-        self, number: int, request: GenerateRequest, prompt: list[int], submitted: float
-    ) -> Iterator[Event]:
+    def _generate(self, number: int, request: GenerateRequest, prompt: list[int], submitted: float) -> Iterator[Event]:
         params = request.params
         seed = params.seed if params.seed is not None else secrets.randbelow(_LARGEST_SEED + 1)
         random = np.random.default_rng(seed)
@@ -300,6 +298,7 @@ def describe(checkpoint: Checkpoint, *, provider: str, n_ctx: int, width: int) -
         add_bos=vocabulary.add_bos,
         special_tokens={vocabulary.tokens[id]: id for id in sorted(vocabulary.control)},
         chat_template=checkpoint.chat_template,
+        sampling=dict(checkpoint.sampling),
     )
 
 

@@ -77,7 +77,8 @@ class Comparison:
         disagreements: rows of each position whose most probable tokens differ.
         cached: of each engine, decoding token by token against its own full forward pass.
         greedy: continuations; None where none were asked for.
-        layers: of the residual stream after each block; None where not asked for, or an engine does not show it.
+        layers: of the residual stream after each block, in units of the root mean square of b's row (which is what the
+            next norm divides by); None where not asked for, or an engine does not show it.
     """
 
     a: str
@@ -254,7 +255,9 @@ def _layers(
             return None
         totals = totals or [DifferenceSum(rtol, atol) for _ in one]
         for total, rows_a, rows_b in zip(totals, one, other, strict=True):
-            total.add(rows_a, rows_b, prompt=number, first=0)
+            size_T1 = np.sqrt(np.mean(np.square(rows_b, dtype=np.float64), axis=1, keepdims=True)).astype(np.float32)
+            size_T1 = np.where(size_T1 > 0, size_T1, 1)
+            total.add(rows_a / size_T1, rows_b / size_T1, prompt=number, first=0)
     return tuple(total.result() for total in totals)
 
 
