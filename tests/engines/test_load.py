@@ -74,8 +74,8 @@ def test_a_file_with_a_colon_in_its_name_is_a_path(tmp_path: Path, monkeypatch: 
     assert split_spec("llama_cpp:x.gguf") == (None, "llama_cpp:x.gguf")
 
 
-def test_a_folder_and_a_file_of_another_kind(tmp_path: Path):
-    with pytest.raises(ModelFileError, match="is a folder"):
+def test_a_folder_of_another_kind_and_a_file_of_another_kind(tmp_path: Path):
+    with pytest.raises(ModelFileError, match="holds no checkpoint"):
         load(str(tmp_path))
     text = tmp_path / "notes.txt"
     text.write_text("no model")

@@ -16,6 +16,7 @@ from llamalab.errors import ModelFileError, ProviderError
 
 PROVIDERS = {
     "llama_cpp": "llamalab.engines.llama_cpp:LlamaCppEngine",
+    "jax": "llamalab.engines.jax:JaxEngine",
     "transformers": "llamalab.engines.transformers:TransformersEngine",
     "meta": "llamalab.engines.meta:MetaEngine",
 }
@@ -23,6 +24,9 @@ PROVIDERS = {
 
 SUFFIXES = {".gguf": "llama_cpp"}
 """File suffix to the provider that runs it, for specs without a provider."""
+
+FOLDERS = "jax"
+"""The provider that runs folders: Meta's and Hugging Face's checkpoints."""
 
 _PREFIX = re.compile(r"^([A-Za-z_][A-Za-z0-9_.-]+):(?!//)(.+)$")
 _SOURCES = ("hub",)
@@ -96,7 +100,7 @@ def _looks_like_tag(model: str) -> bool:
 def _provider_of(path: Path) -> str:
     """The provider for a file, from its suffix or its first bytes."""
     if path.is_dir():
-        raise ModelFileError(f"{path} is a folder; a model file ({', '.join(SUFFIXES)}) is needed.")
+        return FOLDERS
     found = SUFFIXES.get(path.suffix.lower())
     if found is None and path.is_file():
         with path.open("rb") as file:

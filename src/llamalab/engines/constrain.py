@@ -11,11 +11,11 @@ import json
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from llguidance.llamacpp import lltokenizer_from_vocab
 
 from llamalab.engine import Schema
@@ -29,16 +29,43 @@ _KEPT = 32
 class Compiler:
     """Compiles schemas for one vocabulary. Building it takes about half a second for 128k tokens."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        ends = sorted(vocabulary.stop_ids, key=lambda end: end != vocabulary.eos_id)
-        if not vocabulary.exists or not ends:
-            raise SchemaError("This model has no end-of-text token, so no schema can be enforced.")
-        self._size = vocabulary.size
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # llguidance calls an old name of the binding
-            self._tokenizer = lltokenizer_from_vocab(vocabulary.pointer, eos_token=ends)
+    def __init__(self, tokenizer: LLTokenizer, size: int) -> None:
+        """Compile for `tokenizer`; `size` is the width of a row of logits."""
+        self._tokenizer = tokenizer
+        self._size = size
         self._matchers: OrderedDict[str, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
+
+    @classmethod
+    def of_llama_cpp(cls, vocabulary: Vocabulary) -> Compiler:
+        """For a model file of llama.cpp."""
+        ends = _ends(vocabulary.stop_ids if vocabulary.exists else frozenset(), vocabulary.eos_id)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # llguidance calls an old name of the binding
+            tokenizer = lltokenizer_from_vocab(vocabulary.pointer, eos_token=ends)
+        return cls(tokenizer, vocabulary.size)
+
+    @classmethod
+    def of_tokens(
+        cls,
+        tokens: Sequence[bytes],
+        control: frozenset[int],
+        stop_ids: frozenset[int],
+        eos_id: int | None,
+        tokenize: Callable[[str], list[int]],
+    ) -> Compiler:
+        """For a tokeniser of any kind.
+
+        Args:
+            tokens: the bytes of each; names of control tokens.
+            control: which of them no text is made of.
+            stop_ids: tokens that end a response.
+            eos_id: the first among them, if it is one of them.
+            tokenize: text to ids.
+        """
+        ends = _ends(stop_ids, eos_id)
+        wrapper = TokenizerWrapper(_Tokens(tokens, control, ends[0], tokenize))
+        return cls(LLTokenizer(wrapper, n_vocab=len(tokens), eos_token=ends), len(tokens))
 
     def compile(self, schema: Schema) -> Constraint:
         """A fresh constraint for one response.
@@ -108,6 +135,23 @@ class Constraint:
             raise EngineError(f"The schema could not be followed: {_one_line(self._matcher.get_error())}")
 
 
+class _Tokens:
+    """A tokeniser in the form that llguidance asks for."""
+
+    bos_token_id: int | None = None
+
+    def __init__(
+        self, tokens: Sequence[bytes], control: frozenset[int], eos_id: int, tokenize: Callable[[str], list[int]]
+    ) -> None:
+        self.tokens = list(tokens)
+        self.special_token_ids = sorted(control)
+        self.eos_token_id = eos_id
+        self._tokenize = tokenize
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return self._tokenize(text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
+
+
 def schema_text(schema: Schema) -> str:
     """A JSON schema as JSON text.
 
@@ -126,6 +170,17 @@ def schema_text(schema: Schema) -> str:
         return json.dumps(value if isinstance(value, bool) else dict(value), ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise SchemaError(f"The JSON schema is not valid JSON: {error}.") from error
+
+
+def _ends(stop_ids: frozenset[int], eos_id: int | None) -> list[int]:
+    """Tokens that end a document, the proper one first.
+
+    Raises:
+        SchemaError: there are none.
+    """
+    if not stop_ids:
+        raise SchemaError("This model has no end-of-text token, so no schema can be enforced.")
+    return sorted(stop_ids, key=lambda end: end != eos_id)
 
 
 def _one_line(message: str) -> str:

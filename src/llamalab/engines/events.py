@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from llamalab.engine import Event, Generation, Token
 from llamalab.engines.response import Queue, Response
-from llamalab.engines.schedule import Scheduler
+from llamalab.engines.turns import Turns
 
 
 class EventStream(Iterator[Event]):
     """The events of one `generate` call."""
 
-    def __init__(self, scheduler: Scheduler, responses: Sequence[Response], queue: Queue) -> None:
+    def __init__(self, scheduler: Turns, responses: Sequence[Response], queue: Queue) -> None:
         self._scheduler = scheduler
         self._left = {response.number: response for response in responses}
         self._queue = queue

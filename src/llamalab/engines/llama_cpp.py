@@ -22,8 +22,9 @@ from llamalab.engines.gguf_header import CACHE_TYPES, Header, read_header
 from llamalab.engines.model_info import describe
 from llamalab.engines.native import adapter_free, adapter_init, api, forget_errors, native_reason, set_adapters
 from llamalab.engines.options import Options, parse_options
+from llamalab.engines.request import check_request, check_score, checked_ids
 from llamalab.engines.response import Queue, Response
-from llamalab.engines.sampling import Sampler, check_sampling
+from llamalab.engines.sampling import Sampler
 from llamalab.engines.schedule import Scheduler
 from llamalab.engines.scorer import Scorer
 from llamalab.engines.weights import checked_header, open_weights, weight_bytes
@@ -141,16 +142,9 @@ class LlamaCppEngine:
         vocabulary = self._weights.vocabulary
         pairs = []
         for number, request in enumerate(requests):
-            prefix = vocabulary.check_ids(request.prefix_ids, f"Request {number}, prefix")
-            response = vocabulary.check_ids(request.response_ids, f"Request {number}, response")
-            needed = len(prefix) + len(response)
-            if needed > self._n_ctx:
-                raise ContextOverflow(
-                    f"Request {number}: prefix and response have {needed} tokens, the context {self._n_ctx}. "
-                    "Load the model with a larger n_ctx.",
-                    needed=needed,
-                    available=self._n_ctx,
-                )
+            check_score(number, request, n_ctx=self._n_ctx)
+            prefix = checked_ids(request.prefix_ids, vocabulary.size, f"Request {number}, prefix")
+            response = checked_ids(request.response_ids, vocabulary.size, f"Request {number}, response")
             pairs.append((prefix, response))
         with self._lock:
             self._check_open()
@@ -195,31 +189,15 @@ class LlamaCppEngine:
 
     def _prepare(self, number: int, request: GenerateRequest, queue: Queue) -> Response:
         vocabulary = self._weights.vocabulary
-        where = f"Request {number}, prompt"
-        length = len(request.prompt_ids)
-        if not length:
-            raise InputError(f"{where}: a prompt needs at least one token.")
-        check_sampling(request.params)
-        if length + (request.params.max_tokens != 0) > self._n_ctx:
-            raise ContextOverflow(
-                f"The prompt has {length} tokens, the context {self._n_ctx}, and the reply needs at least one. "
-                "Shorten it, or load the model with a larger n_ctx.",
-                needed=max(length, self._n_ctx + 1),
-                available=self._n_ctx,
-            )
-        prompt = vocabulary.check_ids(request.prompt_ids, where)
-        if request.schema is not None and request.grammar is not None:
-            raise ConfigError("A request has a schema or a grammar, not both.")
-        logprobs = request.logprobs
-        if logprobs is not None and (isinstance(logprobs, bool) or not isinstance(logprobs, int) or logprobs < 0):
-            raise ConfigError(f"logprobs must be None or a whole number of at least 0, not {logprobs!r}.")
+        check_request(number, request, n_ctx=self._n_ctx)
+        prompt = checked_ids(request.prompt_ids, vocabulary.size, f"Request {number}, prompt")
         constraint = None if request.schema is None else self._weights.compiler.compile(request.schema)
         sampler = Sampler(request, vocabulary, constraint, n_ctx=self._n_ctx)
         return Response(number, request, prompt, sampler, queue, n_ctx=self._n_ctx, stop_ids=vocabulary.stop_ids)
 
     def _checked_ids(self, ids: Sequence[int]) -> Ids:
         self._running()
-        tokens = self._weights.vocabulary.check_ids(ids, "ids")
+        tokens = checked_ids(ids, self._weights.vocabulary.size, "ids")
         if not len(tokens):
             raise InputError("ids: at least one token is needed.")
         if len(tokens) > self._n_ctx:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from llamalab.engine import Event, FinishReason, GenerateRequest, Generation, Timings, Token, TokenLogprob, Usage
-from llamalab.engines.sampling import Sampler
 from llamalab.engines.streaming import TextStream
-from llamalab.engines.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from llamalab.engines.constrain import Constraint  # imports llguidance, which few runs need
 
 Ids = np.ndarray[tuple[int], np.dtype[np.int32]]
 Queue = deque[Event | BaseException]
@@ -22,6 +25,39 @@ _new_token = object.__new__
 _set_request, _set_id, _set_text, _set_logprob = (
     getattr(Token, field.name).__set__ for field in dataclasses.fields(Token)
 )
+
+
+class Drawing(Protocol):
+    """How a response's tokens are drawn, as far as the response has to know.
+
+    Attributes:
+        seed: of the draws.
+        constraint: the schema's state, None without a schema.
+        plain: a draw is no more than one native call on `chain`.
+        chain: address of llama.cpp's sampler chain, None without one.
+    """
+
+    seed: int
+    constraint: Constraint | None
+    plain: bool
+    chain: int | None
+
+    def free(self) -> None:
+        """Free the native side; safe to call twice."""
+        ...
+
+
+class Pieces(Protocol):
+    """What tokens read as."""
+
+    @property
+    def texts(self) -> Mapping[int, str]:
+        """Text of tokens seen so far that are whole characters."""
+        ...
+
+    def bytes_of(self, id: int) -> bytes:
+        """The bytes of one token; none for a control token."""
+        ...
 
 
 class Response:
@@ -84,7 +120,7 @@ class Response:
         number: int,
         request: GenerateRequest,
         prompt: Ids,
-        sampler: Sampler,
+        sampler: Drawing,
         queue: Queue,
         *,
         n_ctx: int,
@@ -119,7 +155,7 @@ class Response:
         self._held: tuple[int, str, TokenLogprob | None] | None = None
         self._texts: list[str] = []
 
-    def take(self, token: int, logprob: TokenLogprob | None, vocabulary: Vocabulary, now: float) -> FinishReason | None:
+    def take(self, token: int, logprob: TokenLogprob | None, vocabulary: Pieces, now: float) -> FinishReason | None:
         """Add a token that was drawn and queue its event; the reason if it was the last.
 
         The event of a token whose text is held back waits, so that it can carry the rest.

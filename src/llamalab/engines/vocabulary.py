@@ -124,28 +124,6 @@ class Vocabulary:
                 self.texts[id] = piece.decode()
         return piece
 
-    def check_ids(self, ids: Sequence[int], what: str) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-        """`ids` as an int32 array.
-
-        Raises:
-            InputError: something that is no integer, or an id outside the vocabulary, with its position.
-        """
-        try:
-            array = np.asarray(ids if isinstance(ids, np.ndarray | list | tuple) else list(ids))
-        except (ValueError, OverflowError) as error:
-            raise InputError(f"{what}: token ids must be integers ({error}).") from error
-        if array.size == 0:
-            return np.empty(0, dtype=np.int32)
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise InputError(f"{what}: token ids must be a flat list of integers.")
-        outside = (array < 0) | (array >= self.size)
-        if outside.any():
-            at = int(outside.argmax())
-            raise InputError(
-                f"{what}: token id {array[at]} at position {at} is outside the vocabulary of {self.size} tokens."
-            )
-        return array.astype(np.int32)
-
     def _read(self) -> None:
         vocab = self.pointer
         bos, eos = api.llama_vocab_bos(vocab), api.llama_vocab_eos(vocab)

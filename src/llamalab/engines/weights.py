@@ -56,7 +56,7 @@ class Weights:
 
         with self._lock:
             if self._compiler is None:
-                self._compiler = Compiler(self.vocabulary)
+                self._compiler = Compiler.of_llama_cpp(self.vocabulary)
             return self._compiler
 
     def meta(self, key: str) -> str | None:

@@ -28,8 +28,8 @@ Case: TypeAlias = Literal["LELV", "HELV", "LEHV", "HEHV", "adaptive"]
 CASES: tuple[Case, ...] = ("LELV", "HELV", "LEHV", "HEHV", "adaptive")
 """Low or high entropy, low or high varentropy; in the order in which they are tested. The first that fits counts."""
 
-LLAMA3_CLARIFYING_TOKEN = 2564
-""" "..." in Llama 3's vocabulary: what entropix inserts where the model is evenly unsure."""
+CLARIFYING_TOKEN = 2564, b" ..."
+"""Id and bytes in Llama 3's vocabulary of what entropix inserts where the model is evenly unsure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,11 +310,11 @@ def _fractional_manners(base: Manner, m: Measures, t: Thresholds) -> tuple[Manne
     return helv, base, hehv, adaptive
 
 
-def token_trace(trace: Trace, token: int, row: int) -> TokenTrace:
-    """One row of a trace whose arrays are on the host."""
-    measured = {name: float(values[row]) for name, values in trace.measures._asdict().items()}
-    case = CASES[int(trace.case[row])]
-    return TokenTrace(token=token, case=case, temperature=float(trace.temperature[row]), **measured)
+def token_trace(trace: Trace, token: int, at: tuple[int, ...]) -> TokenTrace:
+    """One token of a trace whose arrays are on the host: `at` is its index in them."""
+    measured = {name: float(values[at]) for name, values in trace.measures._asdict().items()}
+    case = CASES[int(trace.case[at])]
+    return TokenTrace(token=token, case=case, temperature=float(trace.temperature[at]), **measured)
 
 
 def _draw_keys(key_B2: Array, position_B: Array, draws: int) -> Array:

@@ -143,7 +143,8 @@ def start(
                 needed=len(prompt) + 1,
                 available=slots,
             )
-    state = empty(config, sampler, len(prompts), slots, stop_ids, dtype)
+    cache = KVCache.new(config, len(prompts), slots, dtype)
+    state = empty(config, sampler, len(prompts), slots, stop_ids, cache=cache)
     for number, prompt in enumerate(prompts):
         state = prefill(
             weights, config, sampler, state, [number], [prompt], [params[number]], [seeds[number]], chunk=chunk
@@ -193,7 +194,7 @@ def prefill(
     part = KVCache.new(config, len(prompts), room, state.cache.k[0].dtype)
     at = 0
     while int(lengths.max()) - at > chunk:
-        part = _fill(weights, config, padded_bT[:, at : at + chunk], np.int32(at), part)
+        part = fill(weights, config, padded_bT[:, at : at + chunk], np.int32(at), part)
         at += chunk
     rest = bucket(int(lengths.max()) - at)
     last_b = lengths - 1 - at
@@ -205,17 +206,17 @@ def prefill(
     return State(cache, rows, state.stop_ids)
 
 
-def bucket(length: int) -> int:
-    """The power of two to which so many tokens are padded."""
-    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
-
-
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("cache",))
-def _fill(weights: XfmrWeights, config: LlamaConfig, tokens_bT: Array, cur_pos: Array, cache: KVCache) -> KVCache:
+def fill(weights: XfmrWeights, config: LlamaConfig, tokens_bT: Array, cur_pos: Array, cache: KVCache) -> KVCache:
     """Keys and values of a chunk. No logits: what is not returned is not computed."""
     rows_b = jnp.zeros(tokens_bT.shape[0], jnp.int32)
     _, cache = xfmr(weights, config, tokens_bT, cur_pos, cache, rows_B=rows_b)
     return cache
+
+
+def bucket(length: int) -> int:
+    """The power of two to which so many tokens are padded."""
+    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
 
 
 @partial(jax.jit, static_argnames=("config", "looks", "slots", "whole"), donate_argnames=("cache",))

@@ -1,20 +1,22 @@
 """The Llama forward pass: prefill, decoding and training are one function.
 
-Dimension key: B batch, T new tokens, S cache slots, D dim, H query heads, G kv heads, R = H/G query heads
-per kv head, N = R*T rows, K head_dim, F ffn_dim, V vocabulary, P = K/2 pairs. C is B, or 1 where all
-sequences stand at the same position.
+Dimension key: B batch, T new tokens, S cache slots, D dim, H query heads, G kv heads, n either of them, K head_dim,
+V vocabulary, P = K/2 pairs. C is B, or 1 where all sequences stand at the same position.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from llamalab.llama.attention import attend, scores_of
 from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig
+from llamalab.llama.products import project
 from llamalab.llama.rope import inverse_frequencies, rotate
 from llamalab.llama.weights import LayerWeights, XfmrWeights
 
@@ -29,6 +31,7 @@ def xfmr(
     *,
     rows_B: Array | None = None,
     scores: Literal[False] = False,
+    on_block: Callable[[Array], None] | None = None,
 ) -> tuple[Array, KVCache]: ...
 
 
@@ -54,6 +57,7 @@ def xfmr(
     *,
     rows_B: Array | None = None,
     scores: bool = False,
+    on_block: Callable[[Array], None] | None = None,
 ) -> tuple[Array, KVCache] | tuple[Array, KVCache, Array]:
     """Run `tokens_BT` at positions cur_pos ... cur_pos + T - 1 after what the cache holds.
 
@@ -70,6 +74,7 @@ def xfmr(
         cache: at least cur_pos + T slots (`check_room`).
         rows_B: for each sequence the number of the token, 0 ... T - 1, whose logits are wanted; None: all.
         scores: return the attention scores of the last layer as well; needs `rows_B`.
+        on_block: called with the residual stream (B, T, D) after each block.
 
     Returns:
         Logits in float32, (B, T, V), or (B, V) with `rows_B`; the cache with the new tokens in it; with `scores`
@@ -91,14 +96,16 @@ def xfmr(
         mixed_BTHK = attend(queries_BTHK, cache.k[i], cache.v[i], positions_CT, cur_pos, config.sliding_window)
         x_BTD = x_BTD + project(mixed_BTHK.reshape(*x_BTD.shape[:2], -1), layer.wo)
         x_BTD = x_BTD + feed_forward(rms_norm(x_BTD, layer.ffn_norm, config.norm_eps), layer)
+        if on_block is not None:
+            on_block(x_BTD)
 
     output_VD = weights.tok_embeddings if weights.output is None else weights.output
     if rows_B is None:
         x_BTD = rms_norm(x_BTD, weights.norm, config.norm_eps)
-        return project(x_BTD, output_VD).astype(jnp.float32), cache
+        return project(x_BTD, output_VD, jnp.float32), cache
     each_B = jnp.arange(x_BTD.shape[0])
     x_BD = rms_norm(x_BTD[each_B, rows_B], weights.norm, config.norm_eps)
-    logits_BV = project(x_BD, output_VD).astype(jnp.float32)
+    logits_BV = project(x_BD, output_VD, jnp.float32)
     if not scores:
         return logits_BV, cache
     positions_B = jnp.broadcast_to(positions_CT, tokens_BT.shape)[each_B, rows_B]
@@ -116,46 +123,6 @@ def projected_heads(
     return q_BTHK, k_BTGK, project(x_BTD, layer.wv).reshape(shape_BTnK)
 
 
-def attend(
-    q_BTHK: Array, k_BGSK: Array, v_BGSK: Array, positions_CT: Array, cur_pos: Array | int, window: int | None
-) -> Array:
-    """Grouped-query attention of T tokens over the cache, softmax in float32; (B, T, H, K)."""
-    B, T, _, K = q_BTHK.shape
-    G = k_BGSK.shape[1]
-    if isinstance(cur_pos, int):  # every slot that is read has been written
-        k_BGSK, v_BGSK = k_BGSK[:, :, : cur_pos + T], v_BGSK[:, :, : cur_pos + T]
-    else:  # zero times what an unwritten slot holds is zero only if that is finite
-        written_CS = jnp.arange(v_BGSK.shape[2]) <= positions_CT[:, -1:]
-        v_BGSK = jnp.where(written_CS[:, None, :, None], v_BGSK, 0)
-    S = k_BGSK.shape[2]
-    visible_CTS = visible(positions_CT, S, window)
-
-    # One batched product per kv head, its query heads and tokens as rows: three times as fast on XLA's CPU
-    # backend as the same sum written with R and T as separate axes (forward and gradient).
-    q_BGNK = q_BTHK.reshape(B, T, G, -1, K).transpose(0, 2, 3, 1, 4).reshape(B, G, -1, K)
-    scores_BGNS = jnp.einsum("BGNK,BGSK->BGNS", q_BGNK, k_BGSK).astype(jnp.float32) * K**-0.5
-    scores_BGRTS = jnp.where(visible_CTS[:, None, None], scores_BGNS.reshape(B, G, -1, T, S), -jnp.inf)
-    share_BGNS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(v_BGSK.dtype).reshape(scores_BGNS.shape)
-    mixed_BGNK = jnp.einsum("BGNS,BGSK->BGNK", share_BGNS, v_BGSK)
-    mixed_BTGRK = mixed_BGNK.reshape(B, G, -1, T, K).transpose(0, 3, 1, 2, 4)
-    return mixed_BTGRK.reshape(q_BTHK.shape).astype(q_BTHK.dtype)
-
-
-def scores_of(q_BHK: Array, k_BGSK: Array, positions_B: Array, window: int | None) -> Array:
-    """Scaled scores of one query per sequence over all slots, (B, H, S) in float32, -inf where it does not look."""
-    B, H, K = q_BHK.shape
-    q_BGRK = q_BHK.reshape(B, k_BGSK.shape[1], -1, K)
-    scores_BGRS = jnp.einsum("BGRK,BGSK->BGRS", q_BGRK, k_BGSK).astype(jnp.float32) * K**-0.5
-    visible_B1S = visible(positions_B[:, None], k_BGSK.shape[2], window)
-    return jnp.where(visible_B1S, scores_BGRS.reshape(B, H, -1), -jnp.inf)
-
-
-def visible(positions_CT: Array, slots: int, window: int | None) -> Array:
-    """Which slots a token at each position looks at, bool (C, T, S)."""
-    distance_CTS = positions_CT[..., None] - jnp.arange(slots)
-    return (distance_CTS >= 0) & (distance_CTS < window) if window is not None else distance_CTS >= 0
-
-
 def feed_forward(x_BTD: Array, layer: LayerWeights) -> Array:
     """SwiGLU. Source: Shazeer 2020, eq. 6."""
     return project(jax.nn.silu(project(x_BTD, layer.w1)) * project(x_BTD, layer.w3), layer.w2)
@@ -165,9 +132,3 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     """Divide by the root mean square of the last axis, in float32. Source: Zhang and Sennrich 2019, eq. 4."""
     x32 = x.astype(jnp.float32)
     return (x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)).astype(x.dtype) * weight
-
-
-def project(x: Array, weight_out_in: Array) -> Array:
-    """x times the transpose of a [out, in] matrix, as one product of two matrices."""
-    rows = jnp.einsum("bi,oi->bo", x.reshape(-1, x.shape[-1]), weight_out_in)
-    return rows.reshape(*x.shape[:-1], -1)

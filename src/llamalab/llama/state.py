@@ -73,13 +73,14 @@ def empty(
     batch: int,
     slots: int,
     stop_ids: Sequence[int] = (),
-    dtype: Any = jnp.float32,
+    *,
+    cache: KVCache | None = None,
 ) -> State:
-    """A batch in which no row has begun."""
-    cache = KVCache.new(config, batch, slots, dtype)
+    """A batch in which no row has begun; `cache` says where its keys and values lie, by default a float32 one."""
+    if cache is None:
+        cache = KVCache.new(config, batch, slots)
     ids_BS = np.zeros((batch, slots), np.int32)
-    nothing = [SamplingParams()] * batch
-    rows = new_rows(config, sampler, ids_BS, np.ones(batch, np.int32), nothing, [0] * batch, slots)
+    rows = new_rows(config, sampler, ids_BS, np.ones(batch, np.int32), [SamplingParams()] * batch, [0] * batch, slots)
     rows = rows._replace(done=jnp.ones(batch, bool))
     return State(cache, rows, jnp.asarray(np.array(sorted(stop_ids), np.int32)))
 
@@ -109,16 +110,9 @@ def new_rows(
         slots if p.max_tokens is None else min(slots, int(n) + p.max_tokens)
         for n, p in zip(lengths, params, strict=True)
     ]
-    top = 0 if sampler.top is None else min(sampler.top, config.vocab_size)
-
-    def nothing(*shape: int, dtype: Any = jnp.float32) -> Array:
-        # An array of its own each time: one that stands in two places cannot be donated.
-        return jnp.zeros((B, *shape), dtype)
-
-    drawn = Drawn(nothing(dtype=jnp.int32), nothing(), nothing(), nothing(top, dtype=jnp.int32), nothing(top))
     trace: Trace | None = None
     if isinstance(sampler, Entropix):
-        trace = Trace(Measures(*(nothing() for _ in Measures._fields)), nothing(dtype=jnp.int32), nothing())
+        trace = Trace(Measures(*(_zeros(B) for _ in Measures._fields)), _zeros(B, dtype=jnp.int32), _zeros(B))
     return Rows(
         ids=jnp.asarray(ids_BS),
         length=jnp.asarray(lengths),
@@ -126,8 +120,20 @@ def new_rows(
         stops=jnp.asarray(np.array([not p.ignore_eos for p in params])),
         done=jnp.asarray(lengths >= np.array(limits)),
         settings=settings_of(params, seeds),
-        drawn=drawn,
+        drawn=new_drawn(config, sampler, B),
         trace=trace,
+    )
+
+
+def new_drawn(config: LlamaConfig, sampler: Sampler, batch: int) -> Drawn:
+    """Nothing drawn yet, in the shape of what `sampler` reports."""
+    top = 0 if sampler.top is None else min(sampler.top, config.vocab_size)
+    return Drawn(
+        token=_zeros(batch, dtype=jnp.int32),
+        raw=_zeros(batch),
+        sampled=_zeros(batch),
+        top_ids=_zeros(batch, top, dtype=jnp.int32),
+        top_logprobs=_zeros(batch, top),
     )
 
 
@@ -138,3 +144,8 @@ def into(where_b: Array, all_B: Array, new_b: Array) -> Array:
         at = [where_b[number], *(jnp.int32(0) for _ in all_B.shape[1:])]
         all_B = jax.lax.dynamic_update_slice(all_B, new_b[number : number + 1].astype(all_B.dtype), at)
     return all_B
+
+
+def _zeros(*shape: int, dtype: Any = jnp.float32) -> Array:
+    """An array of its own each time: one that stands in two places cannot be donated."""
+    return jnp.zeros(shape, dtype)

@@ -7,7 +7,8 @@ Dimension key: V vocabulary, D dim, N n_heads * head_dim, M n_kv_heads * head_di
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +17,36 @@ from jax import Array
 from llamalab.llama.config import LlamaConfig
 
 
+class Int8Matrix(NamedTuple):
+    """A [out, in] matrix in eight bits: row o is `scale[o]` times whole numbers from -127 to 127.
+
+    Attributes:
+        parts: int8; side by side along the in axis they are the whole matrix. One part, unless products want less.
+        scale: (out,) float32.
+    """
+
+    parts: tuple[Array, ...]
+    scale: Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[out, in]."""
+        return self.parts[0].shape[0], sum(part.shape[1] for part in self.parts)
+
+
+Matrix: TypeAlias = Array | Int8Matrix
+
+
 class LayerWeights(NamedTuple):
     """One block: attention (wq ND, wk MD, wv MD, wo DN), SwiGLU (w1 FD gate, w2 DF down, w3 FD up), two norms (D)."""
 
-    wq: Array
-    wk: Array
-    wv: Array
-    wo: Array
-    w1: Array
-    w2: Array
-    w3: Array
+    wq: Matrix
+    wk: Matrix
+    wv: Matrix
+    wo: Matrix
+    w1: Matrix
+    w2: Matrix
+    w3: Matrix
     attention_norm: Array
     ffn_norm: Array
 
@@ -35,7 +56,7 @@ class XfmrWeights(NamedTuple):
 
     tok_embeddings: Array
     norm: Array
-    output: Array | None
+    output: Matrix | None
     layer_weights: tuple[LayerWeights, ...]
 
 
@@ -86,4 +107,5 @@ def init_weights(config: LlamaConfig, key: Array, *, tied: bool = True) -> XfmrW
 
 def count_parameters(weights: XfmrWeights) -> int:
     """Exact number of parameters, a tied matrix counted once."""
-    return sum(leaf.size for leaf in jax.tree.leaves(weights))
+    leaves = jax.tree.leaves(weights, is_leaf=lambda x: isinstance(x, Int8Matrix))
+    return sum(math.prod(leaf.shape) for leaf in leaves)

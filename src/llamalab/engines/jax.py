@@ -1,0 +1,371 @@
+"""The JAX engine: Llama checkpoints of any format on CPUs, GPUs and TPUs.
+
+Many requests run at once (`jax_schedule.py`); what a token costs is one pass of `llamalab.llama.model`. The same seed
+gives the same text every time a request runs alone on the same machine with the same options.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llamalab.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from llamalab.engine import Event, GenerateRequest, ModelInfo, Scored, ScoreRequest
+from llamalab.engines.events import EventStream
+from llamalab.engines.machine import available_memory
+from llamalab.engines.request import check_request, check_score, checked_ids
+from llamalab.engines.response import Queue, Response
+from llamalab.engines.tokenizer import Tokenizer, open_tokenizer
+from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, OutOfMemory, SchemaError
+
+try:
+    import jax
+
+    from llamalab.checkpoints.load import load_weights
+    from llamalab.engines.jax_logits import LogitsReader
+    from llamalab.engines.jax_options import JaxOptions, parse_jax_options
+    from llamalab.engines.jax_schedule import Draws, JaxScheduler
+    from llamalab.llama.cache import KVCache
+    from llamalab.llama.config import LlamaConfig
+    from llamalab.llama.entropix import CLARIFYING_TOKEN, THRESHOLDS, Entropix
+    from llamalab.llama.mesh import parse_mesh, place, sharded_cache
+    from llamalab.llama.products import quantize_int8
+    from llamalab.llama.sampler import Plain
+except ImportError as error:
+    if (error.name or "").partition(".")[0] not in ("jax", "jaxlib", "ml_dtypes"):
+        raise
+    raise ConfigError(f"JAX cannot be imported ({error}). Install it with: pip install 'llamalab[jax]'") from error
+
+if TYPE_CHECKING:
+    from llamalab.engines.constrain import Compiler  # imports llguidance, which few runs need
+
+_DEFAULT_CONTEXT = 4096
+_DEFAULT_SEQUENCES = 8
+_DEFAULT_CACHE_BYTES = 2**30
+_LARGEST_SEED = 2**32 - 2
+_WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class JaxEngine:
+    """A Llama checkpoint behind JAX; a `LogitsEngine`. A context manager: leaving it closes the engine.
+
+    Args:
+        path: a .gguf file, a Meta folder or a Hugging Face folder.
+        options: see `llamalab.engines.jax_options.JaxOptions`.
+
+    Attributes:
+        options: as they were given, with defaults.
+        notes: what a user should know about how the checkpoint was read, one sentence each.
+
+    Raises:
+        ConfigError: an unknown option, or one that cannot be.
+        ModelFileError: a checkpoint that cannot be run; says why.
+        OutOfMemory: weights and cache do not fit, with both numbers.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+        self._closed = True
+        self._lock = threading.RLock()
+        self.options = parse_jax_options(options)
+        checkpoint = open_checkpoint(Path(path).expanduser().absolute(), rope_factor=self.options.rope_factor)
+        self.notes = checkpoint.notes
+        config = self._config = checkpoint.config
+        self._dtype = self.options.dtype or ("float32" if _on_cpu() else "bfloat16")
+        self._n_ctx = self.options.n_ctx or min(config.max_seq_len, _DEFAULT_CONTEXT)
+        n_seq = self.options.n_seq or _sequences(config, self._n_ctx, _WIDTHS[self._dtype])
+        if self._n_ctx > config.max_seq_len:
+            warnings.warn(
+                f"The model was trained for {config.max_seq_len} tokens of context, less than n_ctx={self._n_ctx}.",
+                stacklevel=2,
+            )
+        mesh = None if self.options.mesh is None else parse_mesh(self.options.mesh)
+        n_devices = 1 if mesh is None else mesh.size
+        _check_memory(checkpoint, _WIDTHS[self._dtype], self._n_ctx, n_seq, n_devices)
+        _keep_compilations()
+        weights = load_weights(checkpoint, dtype=self._dtype, place=None if mesh is None else place(mesh, config))
+        if self.options.int8:
+            weights = quantize_int8(weights)
+        self._tokenizer = open_tokenizer(checkpoint)
+        self._checkpoint = checkpoint
+        self._compiler: Compiler | None = None
+        self._info = _describe(checkpoint, sum(leaf.nbytes for leaf in jax.tree.leaves(weights)), self._n_ctx)
+        n_batch = self.options.n_batch or (512 if _on_cpu() else 2048)
+
+        def new_cache() -> KVCache:
+            if mesh is None:
+                return KVCache.new(config, n_seq, self._n_ctx, self._dtype)
+            return sharded_cache(mesh, config, n_seq, self._n_ctx, self._dtype)
+
+        self._scheduler = JaxScheduler(
+            weights,
+            config,
+            _sampler(self.options, self._tokenizer, config.vocab_size),
+            _Pieces(self._tokenizer),
+            new_cache,
+            n_seq=n_seq,
+            n_ctx=self._n_ctx,
+            n_batch=n_batch,
+            stop_ids=self._info.stop_ids,
+            trace=self.options.trace,
+        )
+        self._reader = LogitsReader(weights, config, self._dtype, n_batch)
+        self._closed = False
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the loaded model is."""
+        return self._info
+
+    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """Token ids of `text`, no BOS; with `parse_special` the text of a control token becomes that token."""
+        self._check_open()
+        return self._tokenizer.tokenize(text, parse_special=parse_special)
+
+    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of `ids`; control tokens are left out unless `special`. Broken UTF-8 becomes U+FFFD."""
+        self._check_open()
+        return self._tokenizer.detokenize(ids, special=special)
+
+    def token_bytes(self, id: int, *, special: bool = False) -> bytes:
+        """The bytes of one token, possibly half a character."""
+        self._check_open()
+        return self._tokenizer.token_bytes(id, special=special)
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
+        """Generate all requests together; events come as they happen, `Generation` last for each.
+
+        Everything is checked before this returns. Closing the iterator (`close()`), or leaving it to the
+        garbage collector, ends what is still in progress.
+
+        Raises:
+            InputError: an empty prompt, or an id outside the vocabulary.
+            ContextOverflow: a prompt longer than the context.
+            SchemaError: a schema that cannot be compiled; a grammar.
+            ConfigError: sampling settings that mean nothing.
+        """
+        self._check_open()
+        queue: Queue = deque()
+        responses = [self._prepare(number, request, queue) for number, request in enumerate(requests)]
+        self._scheduler.submit(responses)
+        return EventStream(self._scheduler, responses, queue)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+        """Log probabilities of each response given its prefix, one pass per request.
+
+        Raises:
+            InputError: an id outside the vocabulary.
+            ContextOverflow: prefix and response together longer than the context.
+        """
+        self._check_open()
+        pairs = []
+        for number, request in enumerate(requests):
+            check_score(number, request, n_ctx=self._n_ctx)
+            prefix = checked_ids(request.prefix_ids, self._config.vocab_size, f"Request {number}, prefix")
+            response = checked_ids(request.response_ids, self._config.vocab_size, f"Request {number}, response")
+            pairs.append((prefix, response))
+        with self._lock:
+            self._check_open()
+            return [self._reader.score(prefix, response) for prefix, response in pairs]
+
+    def logits(self, ids: Sequence[int], *, rows: slice | None = None) -> np.ndarray[Any, Any]:
+        """Logits of one full forward pass over `ids`; see `LogitsEngine`."""
+        tokens = self._whole_text(ids)
+        begin, end, _ = (rows or slice(None)).indices(len(tokens))
+        with self._lock:
+            self._check_open()
+            return self._reader.rows(tokens, begin, max(begin, end))
+
+    def stepped_logits(self, ids: Sequence[int], first: int) -> np.ndarray[Any, Any]:
+        """The rows first ... T-1 of `logits`, one token at a time through the cache; see `LogitsEngine`."""
+        tokens = self._whole_text(ids)
+        if not 0 <= first < len(tokens):
+            raise InputError(f"The first row must be from 0 to {len(tokens) - 1}, not {first}.")
+        with self._lock:
+            self._check_open()
+            return self._reader.stepped(tokens, first)
+
+    def hidden(self, ids: Sequence[int]) -> list[np.ndarray[Any, Any]]:
+        """The residual stream after each block, float32, (T, D) each."""
+        tokens = self._whole_text(ids)
+        with self._lock:
+            self._check_open()
+            return self._reader.hidden(tokens)
+
+    def close(self) -> None:
+        """Free everything. Any later call raises `EngineError`."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._scheduler.close()
+                self._tokenizer.close()
+                del self._scheduler, self._reader
+
+    def __enter__(self) -> JaxEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _prepare(self, number: int, request: GenerateRequest, queue: Queue) -> Response:
+        check_request(number, request, n_ctx=self._n_ctx)
+        prompt = checked_ids(request.prompt_ids, self._config.vocab_size, f"Request {number}, prompt")
+        if request.grammar is not None:
+            raise SchemaError("The JAX engine holds JSON schemas, no GBNF grammars; load the model with llama_cpp.")
+        constraint = None if request.schema is None else self._schemas().compile(request.schema)
+        seed = request.params.seed if request.params.seed is not None else secrets.randbelow(_LARGEST_SEED + 1)
+        draws = Draws(request, seed, constraint)
+        return Response(number, request, prompt, draws, queue, n_ctx=self._n_ctx, stop_ids=self._info.stop_ids)
+
+    def _schemas(self) -> Compiler:
+        """JSON schemas to constraints; built at first use."""
+        from llamalab.engines.constrain import Compiler
+
+        with self._lock:
+            if self._compiler is None:
+                vocabulary = self._checkpoint.vocabulary
+                tokens = [self._tokenizer.token_bytes(id, special=True) for id in range(self._config.vocab_size)]
+                self._compiler = Compiler.of_tokens(
+                    tokens, vocabulary.control, self._info.stop_ids, vocabulary.eos_id, self._tokenizer.tokenize
+                )
+            return self._compiler
+
+    def _whole_text(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
+        self._check_open()
+        tokens = checked_ids(ids, self._config.vocab_size, "ids")
+        if not len(tokens):
+            raise InputError("ids: at least one token is needed.")
+        if len(tokens) > self._n_ctx:
+            raise ContextOverflow(
+                f"The text has {len(tokens)} tokens, the context {self._n_ctx}. Load the model with a larger n_ctx.",
+                needed=len(tokens),
+                available=self._n_ctx,
+            )
+        return tokens
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("This engine is closed.")
+
+
+class _Pieces:
+    """What tokens read as, looked up once each."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._texts: dict[int, str] = {}
+
+    @property
+    def texts(self) -> Mapping[int, str]:
+        return self._texts
+
+    def bytes_of(self, id: int) -> bytes:
+        piece = self._tokenizer.token_bytes(id)
+        with contextlib.suppress(UnicodeDecodeError):  # half a character
+            self._texts[id] = piece.decode()
+        return piece
+
+
+def _sampler(options: JaxOptions, tokenizer: Tokenizer, n_vocab: int) -> Plain | Entropix:
+    if options.sampler == "plain":
+        return Plain()
+    clarify = options.clarify
+    if clarify == "auto":
+        id, text = CLARIFYING_TOKEN
+        clarify = id if id < n_vocab and tokenizer.token_bytes(id) == text else None
+    elif clarify is not None and not 0 <= clarify < n_vocab:
+        raise ConfigError(f"clarify={clarify} is no token of this model, whose vocabulary has {n_vocab}.")
+    return Entropix(THRESHOLDS[options.thresholds], clarify=clarify)
+
+
+def _describe(checkpoint: Checkpoint, size_bytes: int, n_ctx: int) -> ModelInfo:
+    vocabulary = checkpoint.vocabulary
+    return ModelInfo(
+        name=checkpoint.name,
+        provider="jax",
+        path=str(checkpoint.path),
+        architecture="llama",
+        n_params=checkpoint.n_params,
+        size_bytes=size_bytes,
+        context_length=checkpoint.config.max_seq_len,
+        n_ctx=n_ctx,
+        n_vocab=checkpoint.config.vocab_size,
+        bos_id=vocabulary.bos_id,
+        eos_id=vocabulary.eos_id,
+        stop_ids=vocabulary.stop_ids,
+        add_bos=vocabulary.add_bos,
+        special_tokens={vocabulary.tokens[id]: id for id in sorted(vocabulary.control)},
+        chat_template=checkpoint.chat_template,
+        sampling=checkpoint.sampling,
+    )
+
+
+def _sequences(config: LlamaConfig, n_ctx: int, width: int) -> int:
+    """How many requests run at once: as many as keep the KV cache small."""
+    return max(1, min(_DEFAULT_SEQUENCES, _DEFAULT_CACHE_BYTES // _cache_bytes(config, n_ctx, width)))
+
+
+def _cache_bytes(config: LlamaConfig, n_ctx: int, width: int) -> int:
+    """Of one sequence."""
+    return 2 * config.n_layers * config.n_kv_heads * config.head_dim * n_ctx * width
+
+
+def _check_memory(checkpoint: Checkpoint, width: int, n_ctx: int, n_seq: int, n_devices: int) -> None:
+    """Refuse what cannot be allocated, before anything is.
+
+    Raises:
+        OutOfMemory: with what it needs and what is free, for each device.
+    """
+    free = available_memory() if _on_cpu() else _device_memory()
+    if free is None:
+        return
+    sharing = 1 if _on_cpu() else n_devices  # simulated devices share one memory
+    weights = checkpoint.n_params * width // sharing
+    cache = _cache_bytes(checkpoint.config, n_ctx, width) * n_seq // sharing
+    if weights + cache > free:
+        remedy = "a smaller n_ctx or n_seq" + ("" if width == 2 else ", dtype='bfloat16'")
+        raise OutOfMemory(
+            f"{checkpoint.path.name} needs {_gib(weights + cache)} of memory{' on each device' * (sharing > 1)} (the "
+            f"weights {_gib(weights)}, the KV cache of {n_seq} x {n_ctx} tokens {_gib(cache)}) and {_gib(free)} are "
+            f"free. Use {remedy}, or a smaller model."
+        )
+
+
+def _device_memory() -> int | None:
+    """Bytes that the first device can still give; None where it does not say."""
+    held = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" not in held:
+        return None
+    return int(held["bytes_limit"]) - int(held.get("bytes_in_use", 0))
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _keep_compilations() -> None:
+    """Let XLA keep what it compiled under the user's cache folder, unless somebody has said where already."""
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is not None:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = home / "llamalab" / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a home that cannot be written to: compile each time
+    config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"

@@ -1,0 +1,117 @@
+"""Whole rows of logits from the JAX Llama, the log probabilities of given tokens, and what passes between its blocks.
+
+Dimension key: T tokens, V vocabulary, D dim, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from llamalab.engine import Scored
+from llamalab.engines.request import Ids
+from llamalab.engines.sampling import log_sum_exp
+from llamalab.errors import EngineError
+from llamalab.llama.cache import KVCache
+from llamalab.llama.config import LlamaConfig
+from llamalab.llama.generate import bucket, fill
+from llamalab.llama.model import xfmr
+from llamalab.llama.weights import XfmrWeights
+
+Logits = np.ndarray[Any, Any]
+
+_WINDOW_VALUES = 2**25  # logits held at once while scoring: 128 MiB
+
+
+class LogitsReader:
+    """Logits of one sequence at a time, on a cache of its own for each call."""
+
+    def __init__(self, weights: XfmrWeights, config: LlamaConfig, dtype: Any, n_batch: int) -> None:
+        self._weights, self._config, self._dtype = weights, config, dtype
+        self._n_batch = n_batch
+        fitting = max(16, _WINDOW_VALUES // config.vocab_size)
+        self._window = min(n_batch, 1 << (fitting.bit_length() - 1))
+
+    def rows(self, ids: Ids, begin: int, end: int) -> Logits:
+        """The rows begin ... end - 1 of one forward pass over `ids`: (end - begin, V)."""
+        logits_1TV, _ = _whole(self._weights, self._config, self._padded(ids, 0, bucket(len(ids))), self._dtype)
+        return np.array(np.asarray(logits_1TV)[0, begin:end])
+
+    def stepped(self, ids: Ids, first: int) -> Logits:
+        """The rows first ... T-1, each token after `first` in a step of its own: (T - first, V)."""
+        cache = self._filled(ids, first, len(ids))
+        found = np.empty((len(ids) - first, self._config.vocab_size), np.float32)
+        for at in range(first, len(ids)):
+            logits_1TV, cache = _next(self._weights, self._config, ids[None, at : at + 1], np.int32(at), cache)
+            found[at - first] = np.asarray(logits_1TV)[0, 0]
+        return found
+
+    def hidden(self, ids: Ids) -> list[Logits]:
+        """The residual stream after each block, (T, D) each."""
+        tokens_1T = self._padded(ids, 0, bucket(len(ids)))
+        blocks = _blocks(self._weights, self._config, tokens_1T, self._dtype)
+        return [np.asarray(x_1TD[0, : len(ids)], np.float32) for x_1TD in blocks]
+
+    def score(self, prefix: Ids, response: Ids) -> Scored:
+        """Log probabilities of a response: the prefix without logits, then the response in windows."""
+        if not len(response):
+            return Scored(logprobs=(), total=0.0)
+        ids = np.concatenate([prefix, response])
+        first = max(0, len(prefix) - 1)  # row whose logits predict the first token that can be scored
+        values: list[float | None] = [] if len(prefix) else [None]
+        if first < len(ids) - 1:
+            cache = self._filled(ids, first, len(ids) + self._window)
+            for at in range(first, len(ids) - 1, self._window):
+                count = min(self._window, len(ids) - 1 - at)
+                tokens_1T = self._padded(ids, at, bucket(count))
+                logits_1TV, cache = _next(self._weights, self._config, tokens_1T, np.int32(at), cache)
+                rows = np.asarray(logits_1TV)[0, :count]
+                values += [_log_prob(row, int(ids[at + 1 + n])) for n, row in enumerate(rows)]
+        return Scored(logprobs=tuple(values), total=math.fsum(v for v in values if v is not None))
+
+    def _filled(self, ids: Ids, end: int, room: int) -> KVCache:
+        """A cache that holds the first `end` ids, with room for `room` and for padding behind any of them."""
+        cache = KVCache.new(self._config, 1, bucket(room + min(self._n_batch, bucket(max(1, end)))), self._dtype)
+        for at in range(0, end, self._n_batch):
+            size = bucket(min(self._n_batch, end - at))
+            cache = fill(self._weights, self._config, self._padded(ids, at, size), np.int32(at), cache)
+        return cache
+
+    def _padded(self, ids: Ids, at: int, size: int) -> Ids:
+        tokens_1T = np.zeros((1, size), np.int32)
+        part = ids[at : at + size]
+        tokens_1T[0, : len(part)] = part
+        return tokens_1T  # type: ignore[return-value]
+
+
+@partial(jax.jit, static_argnames=("config", "dtype"))
+def _whole(weights: XfmrWeights, config: LlamaConfig, tokens_1T: Array, dtype: Any) -> tuple[Array, KVCache]:
+    return xfmr(weights, config, tokens_1T, 0, KVCache.new(config, 1, tokens_1T.shape[1], dtype))
+
+
+@partial(jax.jit, static_argnames=("config",), donate_argnames=("cache",))
+def _next(
+    weights: XfmrWeights, config: LlamaConfig, tokens_1T: Array, cur_pos: Array, cache: KVCache
+) -> tuple[Array, KVCache]:
+    return xfmr(weights, config, tokens_1T, cur_pos, cache)
+
+
+@partial(jax.jit, static_argnames=("config", "dtype"))
+def _blocks(weights: XfmrWeights, config: LlamaConfig, tokens_1T: Array, dtype: Any) -> list[Array]:
+    found: list[Array] = []
+    cache = KVCache.new(config, 1, tokens_1T.shape[1], dtype)
+    xfmr(weights, config, tokens_1T, 0, cache, rows_B=jnp.zeros(1, jnp.int32), on_block=found.append)
+    return found
+
+
+def _log_prob(row: Logits, token: int) -> float:
+    value = float(row[token]) - log_sum_exp(row)
+    if not math.isfinite(value):
+        raise EngineError(f"The log probability of token {token} is {value}: the model's logits are not finite.")
+    return value

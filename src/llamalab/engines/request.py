@@ -1,0 +1,81 @@
+"""What is checked of a request before any work is done, whatever the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llamalab.engine import GenerateRequest, ScoreRequest
+from llamalab.engines.sampling import check_sampling
+from llamalab.errors import ConfigError, ContextOverflow, InputError
+
+Ids = np.ndarray[tuple[int], np.dtype[np.int32]]
+
+
+def check_request(number: int, request: GenerateRequest, *, n_ctx: int) -> None:
+    """Refuse a request that cannot be run.
+
+    Raises:
+        InputError: an empty prompt.
+        ContextOverflow: a prompt that leaves no room for a token.
+        ConfigError: settings that mean nothing; a schema and a grammar.
+    """
+    length = len(request.prompt_ids)
+    if not length:
+        raise InputError(f"Request {number}, prompt: a prompt needs at least one token.")
+    check_sampling(request.params)
+    if length + (request.params.max_tokens != 0) > n_ctx:
+        raise ContextOverflow(
+            f"The prompt has {length} tokens, the context {n_ctx}, and the reply needs at least one. "
+            "Shorten it, or load the model with a larger n_ctx.",
+            needed=max(length, n_ctx + 1),
+            available=n_ctx,
+        )
+    if request.schema is not None and request.grammar is not None:
+        raise ConfigError("A request has a schema or a grammar, not both.")
+    logprobs = request.logprobs
+    if logprobs is not None and (isinstance(logprobs, bool) or not isinstance(logprobs, int) or logprobs < 0):
+        raise ConfigError(f"logprobs must be None or a whole number of at least 0, not {logprobs!r}.")
+
+
+def check_score(number: int, request: ScoreRequest, *, n_ctx: int) -> None:
+    """Refuse a text that does not fit.
+
+    Raises:
+        ContextOverflow: prefix and response together longer than the context.
+    """
+    needed = len(request.prefix_ids) + len(request.response_ids)
+    if needed > n_ctx:
+        raise ContextOverflow(
+            f"Request {number}: prefix and response have {needed} tokens, the context {n_ctx}. "
+            "Load the model with a larger n_ctx.",
+            needed=needed,
+            available=n_ctx,
+        )
+
+
+def checked_ids(ids: Sequence[int], size: int, what: str) -> Ids:
+    """`ids` as an int32 array.
+
+    Args:
+        ids: of tokens.
+        size: of the vocabulary.
+        what: they are, for the message.
+
+    Raises:
+        InputError: something that is no integer, or an id outside the vocabulary, with its position.
+    """
+    try:
+        array = np.asarray(ids if isinstance(ids, np.ndarray | list | tuple) else list(ids))
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{what}: token ids must be integers ({error}).") from error
+    if array.size == 0:
+        return np.empty(0, dtype=np.int32)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(f"{what}: token ids must be a flat list of integers.")
+    outside = (array < 0) | (array >= size)
+    if outside.any():
+        at = int(outside.argmax())
+        raise InputError(f"{what}: token id {array[at]} at position {at} is outside the vocabulary of {size} tokens.")
+    return array.astype(np.int32)

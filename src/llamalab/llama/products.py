@@ -1,0 +1,145 @@
+"""Every matrix product of the model, in the form that is fast on the device at hand.
+
+XLA's CPU backend is twenty times slower at a product written the wrong way: it then makes a transposed or widened
+copy of the whole matrix for every token. The figures beside the forms are of one token through layers of
+Llama 3.2 1B's shape on two cores (AMD EPYC, jaxlib 0.10.2), as bytes of weights read per second; the memory gave
+25 GB/s. GPUs and TPUs take the plain product in every case.
+
+Dimension key: B rows, K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import optimization_barrier
+from jax.typing import DTypeLike
+
+from llamalab.llama.weights import Int8Matrix, LayerWeights, Matrix, XfmrWeights
+
+SINGLE_ROWS = 8
+"""On a CPU so many rows are multiplied with a narrow matrix one by one; for more it is widened once for all."""
+
+
+def project(x: Array, weight: Matrix, dtype: DTypeLike | None = None) -> Array:
+    """x times the transpose of a [out, in] matrix, summed in float32.
+
+    Args:
+        x: (..., K), float.
+        weight: [N, K].
+        dtype: of the result; by default that of x.
+    """
+    x_BK = x.reshape(-1, x.shape[-1])
+    y_BN = _int8_product(x_BK, weight) if isinstance(weight, Int8Matrix) else _product(x_BK, weight)
+    return y_BN.astype(dtype or x.dtype).reshape(*x.shape[:-1], -1)
+
+
+def exact(dtype: DTypeLike) -> jax.lax.Precision | None:
+    """The precision that a product needs to be one in `dtype`: GPUs and TPUs round float32 factors to fewer bits."""
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 and not _on_cpu() else None
+
+
+def fused_attention(q_BTHK: Array, cur_pos: Array | int) -> bool:
+    """Whether attention over a fresh prompt goes to cuDNN, which never writes the scores to memory.
+
+    It takes half precision only, and query lengths that fill its tiles.
+    """
+    T, K = q_BTHK.shape[1], q_BTHK.shape[3]
+    return (
+        jax.default_backend() == "gpu"
+        and isinstance(cur_pos, int)
+        and cur_pos == 0
+        and q_BTHK.dtype in (jnp.bfloat16, jnp.float16)
+        and T % 64 == 0
+        and K % 8 == 0
+        and K <= 128
+    )
+
+
+def quantize_int8(weights: XfmrWeights) -> XfmrWeights:
+    """Weights whose matrices take a quarter of float32's memory: eight bits per value, one scale per output row.
+
+    No value moves by more than half a step: half of its row's largest magnitude / 127. The embedding stays as it is;
+    a tied output projection becomes an eight-bit copy of it. Norms stay. On a CPU the attention matrices stay as well:
+    widening those small products costs more there than reading less saves [15.3 against 11.4 ms of CPU time a layer;
+    16.8 with all in float32].
+    """
+
+    def layer(old: LayerWeights) -> LayerWeights:
+        new = old._replace(w1=_quantized(old.w1), w2=_quantized(old.w2), w3=_quantized(old.w3))
+        if _on_cpu():
+            return new
+        return new._replace(
+            wq=_quantized(old.wq), wk=_quantized(old.wk), wv=_quantized(old.wv), wo=_quantized(old.wo)
+        )
+
+    output = weights.tok_embeddings if weights.output is None else weights.output
+    return weights._replace(
+        output=_quantized(output), layer_weights=tuple(layer(old) for old in weights.layer_weights)
+    )
+
+
+def _quantized(matrix: Matrix) -> Int8Matrix:
+    if isinstance(matrix, Int8Matrix):
+        return matrix
+    N, K = matrix.shape
+    # A single row is multiplied without a copy only where a part has no more columns than rows.
+    n_parts = -(-K // N) if _on_cpu() and K % -(-K // N) == 0 else 1
+    rounded: Int8Matrix = _rounded(jnp.asarray(matrix), n_parts)
+    return rounded
+
+
+@partial(jax.jit, static_argnums=1)
+def _rounded(matrix_NK: Array, n_parts: int) -> Int8Matrix:
+    wide_NK = matrix_NK.astype(jnp.float32)
+    scale_N = jnp.max(jnp.abs(wide_NK), axis=1) / 127
+    steps_NK = jnp.round(wide_NK / jnp.where(scale_N == 0, 1, scale_N)[:, None]).astype(jnp.int8)
+    return Int8Matrix(tuple(jnp.split(steps_NK, n_parts, axis=1)), scale_N)
+
+
+def _product(x_BK: Array, weight_NK: Array) -> Array:
+    if _on_cpu() and weight_NK.dtype != jnp.float32 and x_BK.shape[0] == 1 and weight_NK.shape[0] >= x_BK.shape[1]:
+        return _widened_inside(x_BK, weight_NK)  # bfloat16: 22-30 GB/s; every other form 0.6-1.5
+    # float32 on a CPU: 17-26 GB/s for every shape of a Llama; `x @ weight.T` 1.0 where N < K.
+    return jnp.einsum(
+        "bk,nk->bn", x_BK, weight_NK, precision=exact(x_BK.dtype), preferred_element_type=jnp.float32
+    )
+
+
+def _int8_product(x_BK: Array, weight: Int8Matrix) -> Array:
+    """The scale of a row comes after its sum, so whole numbers are what is read and multiplied."""
+    if _on_cpu() and x_BK.shape[0] <= SINGLE_ROWS:
+        rows = [_int8_row(x_1K, weight) for x_1K in jnp.split(x_BK, x_BK.shape[0])]
+        return jnp.concatenate(rows) * weight.scale
+    whole_NK = weight.parts[0] if len(weight.parts) == 1 else jnp.concatenate(weight.parts, axis=1)
+    y_BN = jnp.einsum(
+        "bk,nk->bn",
+        x_BK,
+        whole_NK.astype(x_BK.dtype),
+        precision=exact(x_BK.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    return y_BN * weight.scale
+
+
+def _int8_row(x_1K: Array, weight: Int8Matrix) -> Array:
+    pieces = jnp.split(x_1K, len(weight.parts), axis=1)
+    return sum((_widened_inside(x, part) for x, part in zip(pieces, weight.parts, strict=True)), jnp.float32(0))
+
+
+def _widened_inside(x_1K: Array, weight_NK: Array) -> Array:
+    """One row times a narrow matrix that is widened value by value inside the product.
+
+    XLA fuses the two only for one row, N >= K and this way of writing it: int8 23 GB/s, every other form 0.4-0.8. The
+    barriers keep neighbours out of the fusion, which would undo it, and the widening inside a loop over tokens.
+    """
+    x_1K, weight_NK = optimization_barrier((x_1K.astype(jnp.float32), weight_NK))  # type: ignore[no-untyped-call]
+    y_1N: Array = optimization_barrier(x_1K @ weight_NK.astype(jnp.float32).T)  # type: ignore[no-untyped-call]
+    return y_1N
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
