@@ -23,7 +23,8 @@ from llamalab.engines.jax import JaxEngine
 from llamalab.engines.jax_options import parse_jax_options
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, OutOfMemory, SchemaError
-from llamalab.llama.entropix import CASES, TokenTrace
+from llamalab.llama.entropix import TokenTrace
+from llamalab.llama.entropix_cases import CASES
 
 PERSON = {
     "type": "object",
@@ -262,7 +263,7 @@ def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llamalab.engines.jax.available_memory", lambda: 2**20)
+    monkeypatch.setattr("llamalab.engines.jax_device.available_memory", lambda: 2**20)
     with pytest.raises(OutOfMemory, match=r"the KV cache of 64 x 512 tokens 0\.0\d GiB\) and 0\.00 GiB are free"):
         JaxEngine(tiny_gguf, n_seq=64, n_ctx=512)
 

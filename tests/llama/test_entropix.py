@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +11,16 @@ import numpy as np
 import pytest
 
 from llamalab.engine import SamplingParams
-from llamalab.llama.entropix import (
+from llamalab.llama.entropix import Entropix, measure, sample_entropix
+from llamalab.llama.entropix_cases import (
     CASES,
     FRACTIONAL,
     ORIGINAL,
     Case,
-    Entropix,
     Measures,
     Thresholds,
     case_of,
     manner_of,
-    measure,
-    sample_entropix,
 )
 from llamalab.llama.sampler import settings_of
 
@@ -214,3 +213,28 @@ def test_the_adaptive_case_takes_the_most_probable_of_its_draws() -> None:
     five, cases = draws(logits, Entropix(), POSITIONS)
     assert set(cases) == {"adaptive"}
     assert (five == 0).mean() > 0.85 > (one == 0).mean()
+
+
+def test_log_probabilities_say_how_likely_the_best_of_the_draws_is() -> None:
+    """Against all 3^5 outcomes of five draws; two of the three tokens are equally probable."""
+    logits = np.where(np.arange(V) < 2, 2.0, np.where(np.arange(V) == 2, 1.0, -np.inf))
+    found, trace = _sample(
+        jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (len(POSITIONS), V)),
+        jnp.zeros((len(POSITIONS), H, S)),
+        settings_of([SamplingParams()] * len(POSITIONS), [5] * len(POSITIONS)),
+        jnp.asarray(POSITIONS),
+        jnp.zeros((len(POSITIONS), 64), jnp.int32),
+        None,
+        Entropix(replace(ORIGINAL, top_p=1.0), top=0),
+    )
+    assert {CASES[int(case)] for case in trace.case} == {"adaptive"}
+    warm = np.exp(logits[:3] / float(trace.temperature[0]))
+    warm /= warm.sum()
+    expected = np.zeros(3)
+    for outcome in product(range(3), repeat=5):
+        best = max(outcome, key=lambda token: logits[token])  # the first of equals
+        expected[best] += warm[list(outcome)].prod()
+    assert set(found.token.tolist()) == {0, 1}
+    for token, sampled, model in zip(found.token, found.sampled, trace.logprob, strict=True):
+        assert float(sampled) == pytest.approx(np.log(expected[token]), abs=1e-5)
+        assert float(model) == pytest.approx(2 - np.log(2 * np.e**2 + np.e), abs=1e-5)

@@ -16,7 +16,8 @@ from llamalab.engine import SamplingParams
 from llamalab.errors import ContextOverflow, InputError
 from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig
-from llamalab.llama.entropix import FRACTIONAL, Entropix
+from llamalab.llama.entropix import Entropix
+from llamalab.llama.entropix_cases import FRACTIONAL
 from llamalab.llama.generate import bucket, prefill, run, start, stream
 from llamalab.llama.model import xfmr
 from llamalab.llama.sampler import Plain

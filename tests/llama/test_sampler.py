@@ -142,6 +142,14 @@ def test_temperature_zero_takes_the_best() -> None:
     )
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-45])
+def test_the_smallest_temperature_takes_the_best(temperature: float) -> None:
+    """Logits divided by it would be infinite, the best and the second best alike."""
+    logits = np.random.default_rng(2).normal(size=(8, V)) + 5
+    cold = SamplingParams(temperature=temperature)
+    np.testing.assert_array_equal(drawn(logits, [cold] * 8, list(range(8)), [3] * 8), logits.argmax(-1))
+
+
 def test_penalties_are_llama_cpps() -> None:
     """Positive logits are divided, negative ones multiplied; per occurrence and once; over the last n alone."""
     params = SamplingParams(repeat_penalty=2, frequency_penalty=0.5, presence_penalty=0.25, penalty_last_n=3)

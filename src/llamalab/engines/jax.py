@@ -21,22 +21,22 @@ import numpy as np
 from llamalab.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from llamalab.engine import Event, GenerateRequest, ModelInfo, Scored, ScoreRequest
 from llamalab.engines.events import EventStream
-from llamalab.engines.machine import available_memory
 from llamalab.engines.request import check_request, check_score, checked_ids
 from llamalab.engines.response import Queue, Response
 from llamalab.engines.tokenizer import Tokenizer, open_tokenizer
-from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, OutOfMemory, SchemaError
+from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, SchemaError
 
 try:
     import jax
 
     from llamalab.checkpoints.load import load_weights
+    from llamalab.engines.jax_device import WIDTHS, check_memory, default_sequences, keep_compilations, on_cpu
     from llamalab.engines.jax_logits import LogitsReader
     from llamalab.engines.jax_options import JaxOptions, parse_jax_options
     from llamalab.engines.jax_schedule import Draws, JaxScheduler
     from llamalab.llama.cache import KVCache
-    from llamalab.llama.config import LlamaConfig
-    from llamalab.llama.entropix import CLARIFYING_TOKEN, THRESHOLDS, Entropix
+    from llamalab.llama.entropix import CLARIFYING_TOKEN, Entropix
+    from llamalab.llama.entropix_cases import THRESHOLDS
     from llamalab.llama.mesh import parse_mesh, place, sharded_cache
     from llamalab.llama.products import quantize_int8
     from llamalab.llama.sampler import Plain
@@ -49,10 +49,7 @@ if TYPE_CHECKING:
     from llamalab.engines.constrain import Compiler  # imports llguidance, which few runs need
 
 _DEFAULT_CONTEXT = 4096
-_DEFAULT_SEQUENCES = 8
-_DEFAULT_CACHE_BYTES = 2**30
 _LARGEST_SEED = 2**32 - 2
-_WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class JaxEngine:
@@ -79,9 +76,9 @@ class JaxEngine:
         checkpoint = open_checkpoint(Path(path).expanduser().absolute(), rope_factor=self.options.rope_factor)
         self.notes = checkpoint.notes
         config = self._config = checkpoint.config
-        self._dtype = self.options.dtype or ("float32" if _on_cpu() else "bfloat16")
+        self._dtype = self.options.dtype or ("float32" if on_cpu() else "bfloat16")
         self._n_ctx = self.options.n_ctx or min(config.max_seq_len, _DEFAULT_CONTEXT)
-        n_seq = self.options.n_seq or _sequences(config, self._n_ctx, _WIDTHS[self._dtype])
+        n_seq = self.options.n_seq or default_sequences(config, self._n_ctx, WIDTHS[self._dtype])
         if self._n_ctx > config.max_seq_len:
             warnings.warn(
                 f"The model was trained for {config.max_seq_len} tokens of context, less than n_ctx={self._n_ctx}.",
@@ -89,8 +86,8 @@ class JaxEngine:
             )
         mesh = None if self.options.mesh is None else parse_mesh(self.options.mesh)
         n_devices = 1 if mesh is None else mesh.size
-        _check_memory(checkpoint, _WIDTHS[self._dtype], self._n_ctx, n_seq, n_devices)
-        _keep_compilations()
+        check_memory(checkpoint, WIDTHS[self._dtype], self._n_ctx, n_seq, n_devices)
+        keep_compilations()
         weights = load_weights(checkpoint, dtype=self._dtype, place=None if mesh is None else place(mesh, config))
         if self.options.int8:
             weights = quantize_int8(weights)
@@ -98,7 +95,7 @@ class JaxEngine:
         self._checkpoint = checkpoint
         self._compiler: Compiler | None = None
         self._info = _describe(checkpoint, sum(leaf.nbytes for leaf in jax.tree.leaves(weights)), self._n_ctx)
-        n_batch = self.options.n_batch or (512 if _on_cpu() else 2048)
+        n_batch = self.options.n_batch or (512 if on_cpu() else 2048)
 
         def new_cache() -> KVCache:
             if mesh is None:
@@ -306,66 +303,3 @@ def _describe(checkpoint: Checkpoint, size_bytes: int, n_ctx: int) -> ModelInfo:
         chat_template=checkpoint.chat_template,
         sampling=checkpoint.sampling,
     )
-
-
-def _sequences(config: LlamaConfig, n_ctx: int, width: int) -> int:
-    """How many requests run at once: as many as keep the KV cache small."""
-    return max(1, min(_DEFAULT_SEQUENCES, _DEFAULT_CACHE_BYTES // _cache_bytes(config, n_ctx, width)))
-
-
-def _cache_bytes(config: LlamaConfig, n_ctx: int, width: int) -> int:
-    """Of one sequence."""
-    return 2 * config.n_layers * config.n_kv_heads * config.head_dim * n_ctx * width
-
-
-def _check_memory(checkpoint: Checkpoint, width: int, n_ctx: int, n_seq: int, n_devices: int) -> None:
-    """Refuse what cannot be allocated, before anything is.
-
-    Raises:
-        OutOfMemory: with what it needs and what is free, for each device.
-    """
-    free = available_memory() if _on_cpu() else _device_memory()
-    if free is None:
-        return
-    sharing = 1 if _on_cpu() else n_devices  # simulated devices share one memory
-    weights = checkpoint.n_params * width // sharing
-    cache = _cache_bytes(checkpoint.config, n_ctx, width) * n_seq // sharing
-    if weights + cache > free:
-        remedy = "a smaller n_ctx or n_seq" + ("" if width == 2 else ", dtype='bfloat16'")
-        raise OutOfMemory(
-            f"{checkpoint.path.name} needs {_gib(weights + cache)} of memory{' on each device' * (sharing > 1)} (the "
-            f"weights {_gib(weights)}, the KV cache of {n_seq} x {n_ctx} tokens {_gib(cache)}) and {_gib(free)} are "
-            f"free. Use {remedy}, or a smaller model."
-        )
-
-
-def _device_memory() -> int | None:
-    """Bytes that the first device can still give; None where it does not say."""
-    held = jax.devices()[0].memory_stats() or {}
-    if "bytes_limit" not in held:
-        return None
-    return int(held["bytes_limit"]) - int(held.get("bytes_in_use", 0))
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
-
-
-def _keep_compilations() -> None:
-    """Let XLA keep what it compiled under the user's cache folder, unless somebody has said where already."""
-    config: Any = jax.config
-    if config.jax_compilation_cache_dir is not None:
-        return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "llamalab" / "xla"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # a home that cannot be written to: compile each time
-    config.update("jax_compilation_cache_dir", str(folder))
-    config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from llamalab.engines.options import nearest
 from llamalab.errors import ConfigError
-from llamalab.llama.entropix import THRESHOLDS, TokenTrace
+from llamalab.llama.entropix import TokenTrace
+from llamalab.llama.entropix_cases import THRESHOLDS
 
 Trace = Callable[[int, TokenTrace], None]
 """Called with the request's number in its call and what decided each of its tokens, in order."""

@@ -13,80 +13,19 @@ Dimension key: B rows, V vocabulary, H heads, S slots, N draws.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from llamalab.llama.entropix_cases import CASES, ORIGINAL, Case, Measures, Thresholds, case_of, manner_of
 from llamalab.llama.sampler import Drawn, Settings, draw, greedy, keep, report, shaped
-
-Case: TypeAlias = Literal["LELV", "HELV", "LEHV", "HEHV", "adaptive"]
-CASES: tuple[Case, ...] = ("LELV", "HELV", "LEHV", "HEHV", "adaptive")
-"""Low or high entropy, low or high varentropy; in the order in which they are tested. The first that fits counts."""
 
 CLARIFYING_TOKEN = 2564, b" ..."
 """Id and bytes in Llama 3's vocabulary of what entropix inserts where the model is evenly unsure."""
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """One published set of thresholds and coefficients. Hashable: static under `jax.jit`.
-
-    Attributes:
-        name: what the command line calls it.
-        entropy: low, medium and high, bits.
-        varentropy: low and high, bits squared.
-        attention_entropy: low and high, bits; None: the cases do not look at it.
-        attention_varentropy: low and high, bits squared; None: the cases do not look at it.
-        temperature, top_k, top_p, min_p: what the cases start from.
-        draws: tokens drawn in the adaptive case; the most probable of them is taken.
-    """
-
-    name: str
-    entropy: tuple[float, float, float]
-    varentropy: tuple[float, float]
-    attention_entropy: tuple[float, float] | None
-    attention_varentropy: tuple[float, float] | None
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    draws: int = 5
-
-
-ORIGINAL = Thresholds(
-    name="original",
-    entropy=(0.1, 3.0, 5.0),
-    varentropy=(0.1, 5.0),
-    attention_entropy=None,
-    attention_varentropy=None,
-    temperature=0.666,
-    top_k=27,
-    top_p=0.90,
-    min_p=0.03,
-)
-"""The quadrants of commit cceeb84 (October 2024), the version people mean."""
-
-FRACTIONAL = Thresholds(
-    name="fractional",
-    entropy=(0.8, 1.7, 2.5),
-    varentropy=(0.4, 1.2),
-    attention_entropy=(1.0, 2.0),
-    attention_varentropy=(0.3, 0.8),
-    temperature=0.8,
-    top_k=40,
-    top_p=0.90,
-    min_p=0.05,
-)
-"""Those of commit 9d41be6: all four attention tests must hold too, and the adaptive temperature follows the fraction
-(1.2 H + 2) / H of the entropy H in nats."""
-
-THRESHOLDS: Mapping[str, Thresholds] = {thresholds.name: thresholds for thresholds in (ORIGINAL, FRACTIONAL)}
-"""The published sets by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,33 +47,20 @@ class Entropix:
     top: int | None = None
 
 
-class Measures(NamedTuple):
-    """What the cases look at, one number per row, (B,) float32.
+class Trace(NamedTuple):
+    """What decided one token of each row, (B,) each.
 
     Attributes:
-        entropy: of the next token, bits.
-        varentropy: variance of the surprise -log2 p around it, bits squared.
-        attention_entropy: of the last query over its valid keys, mean over the heads, bits.
-        attention_varentropy: variance of that entropy over the heads, bits squared.
-        agreement: mean distance |A - mean over heads of A| of the attention weights; 0 where all heads agree (so a
-            distance: the name is entropix's).
-        interaction: mean |score| over heads and valid keys.
+        measures: what the cases look at.
+        case: its number in `CASES`.
+        temperature: it was drawn with; 0 where it was not drawn.
+        logprob: of the token under the model's own distribution, nats.
     """
-
-    entropy: Array
-    varentropy: Array
-    attention_entropy: Array
-    attention_varentropy: Array
-    agreement: Array
-    interaction: Array
-
-
-class Trace(NamedTuple):
-    """What decided one token of each row: the measures, the number of the case in `CASES`, and the temperature."""
 
     measures: Measures
     case: Array
     temperature: Array
+    logprob: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +72,7 @@ class TokenTrace:
         entropy, varentropy, attention_entropy, attention_varentropy, agreement, interaction: see `Measures`.
         case: which way of drawing it was.
         temperature: it was drawn with; 0 where it was not drawn.
+        logprob: of the token under the model's own distribution, nats.
     """
 
     token: int
@@ -157,6 +84,7 @@ class TokenTrace:
     interaction: float
     case: Case
     temperature: float
+    logprob: float
 
 
 def sample_entropix(
@@ -201,8 +129,13 @@ def sample_entropix(
             asks_B &= allowed_BV[:, sampler.clarify]
         token_B = jnp.where(asks_B, sampler.clarify, token_B)
         fixed_B |= asks_B
-    drawn = report(token_B.astype(jnp.int32), logits_BV, warm_BV, fixed_B, sampler.top)
-    return drawn, Trace(measures, case_B, jnp.where(fixed_B, 0.0, manner.temperature))
+    token_B = token_B.astype(jnp.int32)
+    drawn = report(token_B, logits_BV, warm_BV, fixed_B, sampler.top)
+    if sampler.top is not None:
+        more_B = _log_gain(token_B, logits_BV, jax.nn.softmax(warm_BV, axis=-1), thresholds.draws)
+        drawn = drawn._replace(sampled=drawn.sampled + jnp.where(adaptive_B & ~fixed_B, more_B, 0.0))
+    logprob_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV, axis=-1), token_B[:, None], axis=1)[:, 0]
+    return drawn, Trace(measures, case_B, jnp.where(fixed_B, 0.0, manner.temperature), logprob_B)
 
 
 def measure(logits_BV: Array, scores_BHS: Array) -> Measures:
@@ -234,90 +167,38 @@ def measure(logits_BV: Array, scores_BHS: Array) -> Measures:
     )
 
 
-def case_of(measures: Measures, thresholds: Thresholds) -> Array:
-    """Number of the first case in `CASES` whose tests all hold, (B,) int32."""
-    entropy, varentropy = measures.entropy, measures.varentropy
-    low, medium, high = thresholds.entropy
-    calm, wild = varentropy < thresholds.varentropy[0], varentropy > thresholds.varentropy[1]
-    tests = [(entropy < low) & calm, (entropy > high) & calm, (entropy < high) & wild, (entropy > medium) & wild]
-    if thresholds.attention_entropy is not None and thresholds.attention_varentropy is not None:
-        focused = measures.attention_entropy < thresholds.attention_entropy[0]
-        spread = measures.attention_entropy > thresholds.attention_entropy[1]
-        alike = measures.attention_varentropy < thresholds.attention_varentropy[0]
-        apart = measures.attention_varentropy > thresholds.attention_varentropy[1]
-        attention = [focused & alike, focused & alike, focused & apart, spread & apart]
-        tests = [test & also for test, also in zip(tests, attention, strict=True)]
-    numbers = [jnp.full(entropy.shape, number, jnp.int32) for number in range(len(tests))]
-    return jnp.select(tests, numbers, default=jnp.int32(len(tests)))
-
-
-class Manner(NamedTuple):
-    """How one token of each row is drawn, (B,) each."""
-
-    temperature: Array
-    top_k: Array
-    top_p: Array
-    min_p: Array
-
-
-def manner_of(case_B: Array, measures: Measures, thresholds: Thresholds) -> Manner:
-    """Temperature and truncations of each row's case. LELV draws nothing; its row holds the starting values."""
-    base = Manner(
-        jnp.full(case_B.shape, thresholds.temperature, jnp.float32),
-        jnp.full(case_B.shape, thresholds.top_k, jnp.int32),
-        jnp.full(case_B.shape, thresholds.top_p, jnp.float32),
-        jnp.full(case_B.shape, thresholds.min_p, jnp.float32),
-    )
-    formulas = _fractional_manners if thresholds.attention_entropy is not None else _original_manners
-    manners = (base, *formulas(base, measures, thresholds))
-    return Manner(*(jnp.stack(column)[case_B, jnp.arange(case_B.shape[0])] for column in zip(*manners, strict=True)))
-
-
-def _original_manners(base: Manner, m: Measures, t: Thresholds) -> tuple[Manner, Manner, Manner, Manner]:
-    """HELV, LEHV, HEHV and adaptive of commit cceeb84."""
-    unsure = m.entropy + m.varentropy
-    helv = base._replace(temperature=jnp.minimum(1.5, t.temperature * (1.3 + 0.2 * m.attention_entropy)))
-    lehv = base._replace(
-        temperature=jnp.minimum(1.5, t.temperature * (1.2 + 0.3 * m.interaction)),
-        top_k=jnp.maximum(5, (t.top_k * (1 + 0.5 * (1 - m.agreement))).astype(jnp.int32)),
-    )
-    hehv = base._replace(
-        temperature=jnp.maximum(2.0, t.temperature * (2.0 + 0.5 * m.attention_varentropy)),
-        top_p=jnp.maximum(0.5, t.top_p - 0.2 * m.attention_entropy),
-    )
-    attention = m.attention_entropy + m.attention_varentropy
-    adaptive = Manner(
-        temperature=t.temperature * (1 + 0.3 * unsure + 0.2 * attention - 0.2 * m.agreement),
-        top_k=jnp.clip(jnp.round(t.top_k * (1 + 0.3 * m.interaction - 0.2 * m.agreement)), 1, 100).astype(jnp.int32),
-        top_p=jnp.clip(t.top_p * (1 + 0.1 * m.attention_varentropy), 0.1, 1.0),
-        min_p=jnp.clip(t.min_p * (1 - 0.5 * unsure), 0.01, 0.5),
-    )
-    return helv, lehv, hehv, adaptive
-
-
-def _fractional_manners(base: Manner, m: Measures, t: Thresholds) -> tuple[Manner, Manner, Manner, Manner]:
-    """HELV, LEHV, HEHV and adaptive of commit 9d41be6."""
-    helv = base._replace(temperature=jnp.minimum(1.5, t.temperature * (0.2 + 0.3 * m.attention_entropy)))
-    hehv = base._replace(
-        temperature=jnp.minimum(2.0, t.temperature * (0.3 + 0.25 * m.attention_varentropy)),
-        top_p=jnp.maximum(0.5, t.top_p - 0.3 * m.attention_entropy),
-    )
-    nats = m.entropy * np.log(2)
-    adaptive = base._replace(
-        temperature=jnp.clip(t.temperature * jnp.sqrt((1.2 * nats + 2.0) / (nats + 1e-6)), 0.1, 2.0),
-        min_p=jnp.clip(t.min_p * (1 - 0.2 * m.varentropy), 0.01, 0.5),
-    )
-    return helv, base, hehv, adaptive
-
-
 def token_trace(trace: Trace, token: int, at: tuple[int, ...]) -> TokenTrace:
     """One token of a trace whose arrays are on the host: `at` is its index in them."""
     measured = {name: float(values[at]) for name, values in trace.measures._asdict().items()}
-    case = CASES[int(trace.case[at])]
-    return TokenTrace(token=token, case=case, temperature=float(trace.temperature[at]), **measured)
+    return TokenTrace(
+        token=token,
+        case=CASES[int(trace.case[at])],
+        temperature=float(trace.temperature[at]),
+        logprob=float(trace.logprob[at]),
+        **measured,
+    )
 
 
 def _draw_keys(key_B2: Array, position_B: Array, draws: int) -> Array:
     """A key for each draw of each row, (N, B, 2)."""
     at_B2 = jax.vmap(jax.random.fold_in)(key_B2, position_B)
     return jax.vmap(lambda number: jax.vmap(jax.random.fold_in, (0, None))(at_B2, number))(jnp.arange(draws))
+
+
+def _log_gain(token_B: Array, logits_BV: Array, p_BV: Array, draws: int) -> Array:
+    """How much likelier a token is as the best of n draws than as a single one, nats, (B,).
+
+    With A the mass of the tokens no more probable than it and C that of those less probable, the best of n draws is
+    the token with probability p (A^n - C^n) / (A - C) = p (A^(n-1) + A^(n-2) C + ... + C^(n-1)).
+
+    Args:
+        token_B: the best of the draws.
+        logits_BV: what "probable" is meant by.
+        p_BV: the distribution of one draw.
+        draws: n.
+    """
+    at_B1 = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)
+    no_more_B = jnp.sum(jnp.where(logits_BV <= at_B1, p_BV, 0.0), axis=1)
+    less_B = jnp.sum(jnp.where(logits_BV < at_B1, p_BV, 0.0), axis=1)
+    powers = [no_more_B ** (draws - 1 - number) * less_B**number for number in range(draws)]
+    return jnp.log(sum(powers[1:], start=powers[0]))

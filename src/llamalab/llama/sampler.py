@@ -106,7 +106,7 @@ def sample(
     shaped_BV = shaped(logits_BV, settings, position_B, ids_BS, allowed_BV)
     kept_BV = jnp.where(keep(shaped_BV, settings.top_k, settings.top_p, settings.min_p), shaped_BV, -jnp.inf)
     greedy_B = settings.temperature == 0
-    warm_BV = kept_BV / jnp.where(greedy_B, 1.0, settings.temperature)[:, None]
+    warm_BV = warmed(kept_BV, jnp.where(greedy_B, 1.0, settings.temperature))
     keys_B2 = jax.vmap(jax.random.fold_in)(settings.key, position_B)
     token_B = jax.lax.cond(
         jnp.all(greedy_B),
@@ -134,6 +134,12 @@ def shaped(logits_BV: Array, settings: Settings, position_B: Array, ids_BS: Arra
 def greedy(logits_BV: Array) -> Array:
     """The most probable token of each row, (B,) int32; of equals the lowest id."""
     return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+
+
+def warmed(logits_BV: Array, temperature_B: Array) -> Array:
+    """Logits over temperature, shifted so that the best is 0: the smallest temperature overflows nothing."""
+    shifted_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
+    return shifted_BV / jnp.maximum(temperature_B, np.finfo(np.float32).tiny)[:, None]
 
 
 def draw(logits_BV: Array, keys_B2: Array) -> Array:

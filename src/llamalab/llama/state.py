@@ -16,7 +16,8 @@ from jax import Array
 from llamalab.engine import SamplingParams
 from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig
-from llamalab.llama.entropix import Entropix, Measures, Trace
+from llamalab.llama.entropix import Entropix, Trace
+from llamalab.llama.entropix_cases import Measures
 from llamalab.llama.sampler import Drawn, Plain, Settings, settings_of
 
 Sampler: TypeAlias = Plain | Entropix
@@ -112,7 +113,8 @@ def new_rows(
     ]
     trace: Trace | None = None
     if isinstance(sampler, Entropix):
-        trace = Trace(Measures(*(_zeros(B) for _ in Measures._fields)), _zeros(B, dtype=jnp.int32), _zeros(B))
+        measures = Measures(*(_zeros(B) for _ in Measures._fields))
+        trace = Trace(measures, case=_zeros(B, dtype=jnp.int32), temperature=_zeros(B), logprob=_zeros(B))
     return Rows(
         ids=jnp.asarray(ids_BS),
         length=jnp.asarray(lengths),
