@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from training.data import FULL_LEVEL, PARTS
+from training.tasks import GROWTH, PARTS
 
 HERE = Path(__file__).parent
 CURVE, EVALUATION = HERE / "curve.csv", HERE / "evaluation.json"
@@ -86,10 +86,11 @@ chance. It exists so that everything in llamalab can be tried and tested without
 | time | {last["seconds"] / 60:.0f} minutes on two cores of an Intel Xeon (AVX-512) that had other work to do |
 | licence | MIT, as the rest of the project |
 
-`make pico` trains it again from the seed, exports it, measures it and writes this card. The run that made the
-shipped file was planned to end at step {PARTS[1]:,}; the third part was added there, because of two facts with the
-same attribute pico still took either. The script goes through all of it by itself; other hardware rounds sums
-otherwise, so another run does not give the same bits, and that its quality comes out the same has not been tried.
+`make pico` trains it again from the seed, exports it, measures it and writes this card. The five parts of the training
+were found one after another: the run that made the shipped file paused before the third, the fourth and the fifth,
+because of two facts with the same attribute pico still took either. The script goes through all of them by itself;
+other hardware rounds sums otherwise, so another run does not give the same bits, and that its quality comes out the
+same has not been tried.
 
 ## What it was taught
 
@@ -117,9 +118,11 @@ names of syllables that make no word.
 ![Loss against tokens]({picture})
 
 Mean negative log probability of the tokens pico says itself, averaged over {AVERAGED} steps. The number of facts in a
-passage grows until step {FULL_LEVEL:,}, which makes the task harder while the model gets better. The learning rate
-falls to nothing between the steps {2 * PARTS[1] // 5:,} and {PARTS[1]:,}; then it rises to a half once more, and the
-mixture turns to facts that differ only in their entity.
+passage grows until step {GROWTH[1]:,}, which makes the task harder while the model gets better. The learning rate falls
+to nothing before the steps {PARTS[2].first:,} and {PARTS[3].first:,} and rises again. From {PARTS[2].first:,} on, facts
+differ only in their entity, and the loss shows that nothing is learned from it. From {PARTS[3].first:,} to
+{PARTS[4].first:,} the same is taught from the ground up, in a world of three things that grows to forty: that is learned
+within a hundred steps. The last part brings everything together.
 
 ## What it cannot do
 

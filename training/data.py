@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from training.episode import Episode
 from training.others import repeat
-from training.tasks import EARLY, LAST, LATE
+from training.tasks import part_of
 
 BUCKETS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512)
 """Row lengths. A batch holds rows of one length, and each length is compiled once per shared prefix."""
@@ -19,17 +19,8 @@ BUCKETS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512)
 TOKENS_PER_BATCH = 4096
 """Rows times row length of a batch."""
 
-PARTS = (1200, 4000)
-"""Steps at which the second and the third mixture of tasks begin."""
-
 COPYING_FIRST = 200
 """Steps over which the surplus of copying fades."""
-
-FULL_LEVEL = 1800
-"""Step at which tasks reach their full size."""
-
-OTHER_WEIGHT = 0.1
-"""Weight of the loss on tokens that pico need not say itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +62,15 @@ class Encoder:
             self._prefixes[text] = [self._system, self._newline, *self.text(text), self.end, self._newline]
         return self._prefixes[text]
 
-    def turns(self, turns: tuple[str, ...]) -> tuple[list[int], list[float]]:
-        """Ids and loss weights of alternating user and assistant turns."""
+    def turns(self, turns: tuple[str, ...], other_weight: float = 0.1) -> tuple[list[int], list[float]]:
+        """Ids and loss weights of alternating user and assistant turns; `other_weight` is that of the user's."""
         ids: list[int] = []
         weights: list[float] = []
         for i, turn in enumerate(turns):
             spoken = i % 2 == 1
             content = [*self.text(turn), self.end]
             ids += [self._assistant if spoken else self._user, self._newline, *content, self._newline]
-            weights += [0.0, 0.0, *([1.0 if spoken else OTHER_WEIGHT] * len(content)), 0.0]
+            weights += [0.0, 0.0, *([1.0 if spoken else other_weight] * len(content)), 0.0]
         return ids[:-1], weights[:-1]
 
 
@@ -95,7 +86,7 @@ def batches(encoder: Encoder, seed: int) -> Iterator[Batch]:
     while True:
         episode = draw(rng, step)
         shared = episode.system if episode.task.startswith("root") else None
-        ids, weights = encoder.turns(episode.turns)
+        ids, weights = encoder.turns(episode.turns, part_of(step).other_weight)
         if episode.system and not shared:
             system = encoder.system(episode.system)
             ids, weights = system + ids, [0.0] * len(system) + weights
@@ -111,11 +102,12 @@ def batches(encoder: Encoder, seed: int) -> Iterator[Batch]:
 
 
 def draw(rng: Random, step: int) -> Episode:
-    """One episode: mostly copying at first, then everything; the number of facts grows until `FULL_LEVEL`."""
-    tasks = EARLY if step < PARTS[0] else LATE if step < PARTS[1] else LAST
+    """One episode of the mixture of this step; at first mostly copying."""
+    part = part_of(step)
     surplus = 2.0 * max(0.0, 1 - step / COPYING_FIRST)
-    (task,) = rng.choices(list(tasks), [share + (surplus if task is repeat else 0.0) for task, share in tasks.items()])
-    return task(rng, min(1.0, step / FULL_LEVEL))
+    shares = [share + (surplus if task is repeat else 0.0) for task, share in part.mixture.items()]
+    (task,) = rng.choices(list(part.mixture), shares)
+    return task(rng, part.level(step))
 
 
 def _pack(encoder: Encoder, system: str | None, rows: list[tuple[list[int], list[float]]], length: int) -> Batch:

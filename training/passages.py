@@ -63,7 +63,13 @@ def passage_of_alike(rng: Random, _level: float) -> Episode:
     return _passage(rng, rng.choice((2, 2, 2, 3, 4)), alike=0.85)
 
 
-def _passage(rng: Random, n: int, alike: float = 0.35) -> Episode:
+def passage_asked_again(rng: Random, level: float) -> Episode:
+    """As `passage`, but the same fact may be asked for again: what was answered says nothing about what comes."""
+    most = 2 + round(6 * level)
+    return _passage(rng, rng.randint(1, 3) if rng.random() < 0.75 else rng.randint(1, most), alike=0.5, again=True)
+
+
+def _passage(rng: Random, n: int, alike: float = 0.35, *, again: bool = False) -> Episode:
     style = "canonical" if rng.random() < 0.5 else "any"
     facts, absent = passage_facts(rng, n + 1, alike=alike)
     facts.remove(absent)
@@ -74,7 +80,8 @@ def _passage(rng: Random, n: int, alike: float = 0.35) -> Episode:
     layout = CANONICAL_LAYOUT if style == "canonical" or rng.random() < 0.35 else rng.choice(LAYOUTS)
     joint = "\n" if "\n" in layout and rng.random() < 0.4 else " "
     turns: list[str] = []
-    wanted = rng.sample(facts, min(n, rng.randint(1, 5 if n <= 6 else 3)))
+    most = rng.randint(1, 5 if n <= 6 else 3)
+    wanted = rng.choices(facts, k=most) if again else rng.sample(facts, min(n, most))
     if rng.random() < 0.25:
         wanted[rng.randrange(len(wanted))] = absent
     for fact in wanted:

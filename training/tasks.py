@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from random import Random
 
+from training.binding import facts_by_kind, facts_by_name, short_facts
 from training.episode import Episode
 from training.others import repeat, repeat_number, simple_list, story, sums, talk
-from training.passages import passage, passage_of_alike
+from training.passages import passage, passage_asked_again, passage_of_alike
 from training.root import root_count, root_find, root_not_found, root_retry
 
 Task = Callable[[Random, float], Episode]
@@ -40,7 +42,7 @@ LATE: dict[Task, float] = {
 }
 """The second part: exact copying is what is left to learn of most tasks."""
 
-LAST: dict[Task, float] = {
+ALIKE: dict[Task, float] = {
     passage_of_alike: 0.42,
     passage: 0.14,
     root_find: 0.11,
@@ -54,4 +56,70 @@ LAST: dict[Task, float] = {
     talk: 0.02,
     sums: 0.005,
 }
-"""The third part: of facts with the same attribute, taking the one about the right entity."""
+"""The third part: facts with the same attribute, told apart by the entity alone."""
+
+BINDING: dict[Task, float] = {
+    short_facts: 0.50,
+    facts_by_kind: 0.20,
+    facts_by_name: 0.18,
+    root_find: 0.04,
+    root_retry: 0.03,
+    root_count: 0.02,
+    repeat: 0.03,
+}
+"""The fourth part: the same from the ground up, and a little of the rest against forgetting."""
+
+LAST: dict[Task, float] = {
+    passage_asked_again: 0.30,
+    facts_by_name: 0.20,
+    facts_by_kind: 0.03,
+    root_find: 0.12,
+    root_retry: 0.10,
+    root_not_found: 0.05,
+    root_count: 0.08,
+    repeat: 0.03,
+    repeat_number: 0.03,
+    simple_list: 0.01,
+    story: 0.025,
+    talk: 0.02,
+    sums: 0.005,
+}
+"""The fifth part: everything, with what the fourth has taught."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of training.
+
+    Attributes:
+        first: its first step.
+        mixture: each task with its share of the episodes.
+        growth: steps over which tasks go from their easiest form to their full size.
+        other_weight: weight of the loss on tokens that pico need not say itself.
+    """
+
+    first: int
+    mixture: Mapping[Task, float]
+    growth: tuple[int, int]
+    other_weight: float = 0.1
+
+    def level(self, step: int) -> float:
+        """How far tasks have grown, in [0, 1]."""
+        begin, end = self.growth
+        return min(1.0, max(0.0, (step - begin) / (end - begin)))
+
+
+GROWTH = (0, 1800)
+PARTS = (
+    Part(0, EARLY, GROWTH),
+    Part(1200, LATE, GROWTH),
+    Part(4000, ALIKE, GROWTH),
+    Part(4650, BINDING, (4700, 5050), other_weight=0.0),
+    Part(5150, LAST, GROWTH),
+)
+STEPS = 6400
+
+
+def part_of(step: int) -> Part:
+    """The part that `step` belongs to."""
+    return next(part for part in reversed(PARTS) if part.first <= step)

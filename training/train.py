@@ -28,14 +28,14 @@ from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig
 from llamalab.llama.model import xfmr
 from llamalab.llama.weights import LayerWeights, XfmrWeights, count_parameters, init_weights
-from training.data import PARTS, Encoder, batches
+from training.data import Encoder, batches
+from training.tasks import PARTS, STEPS
 from training.tokenizer import TOKENIZER, VOCAB_SIZE
 
 CONFIG = LlamaConfig(
     dim=256, n_layers=4, n_heads=8, n_kv_heads=4, head_dim=32, ffn_dim=768, vocab_size=VOCAB_SIZE, max_seq_len=2048
 )
 SEED = 7
-STEPS = 4650
 CHECKPOINT_EVERY = 100
 
 
@@ -90,10 +90,14 @@ def make_optimizer(steps: int) -> optax.GradientTransformation:
     """Muon for the blocks' matrices, AdamW for the embedding and the norms."""
 
     def schedule(peak: float) -> optax.Schedule:
-        """Two cycles: full, then down to nothing at the third part; there up to a half, and down again."""
-        third = PARTS[1]
-        points = (0, 50, 2 * third // 5, third, third + 30, steps)
-        return lambda step: jnp.interp(step, jnp.array(points), peak * jnp.array([0.0, 1.0, 1.0, 0.0, 0.5, 0.0]))
+        """Three cycles: full, then down to nothing at the third part; up to a half and down again; and once more."""
+        third, fourth, fifth = (part.first for part in PARTS[2:])
+        points = {
+            0: 0.0, 50: 1.0, 2 * third // 5: 1.0, third: 0.0, third + 30: 0.5, fourth: 0.0,
+            fourth + 30: 0.4, fifth + (steps - fifth) // 4: 0.4, steps: 0.0,
+        }  # fmt: skip
+        at, share = jnp.array([*points]), jnp.array([*points.values()])
+        return lambda step: peak * jnp.interp(step, at, share)
 
     def matrices(weights: XfmrWeights) -> XfmrWeights:
         spec = MuonDimensionNumbers(reduction_axis=1, output_axis=0)

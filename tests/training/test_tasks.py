@@ -5,11 +5,11 @@ from random import Random
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
-from training.data import OTHER_WEIGHT, PARTS, Encoder, batches, draw
+from training.data import Encoder, batches, draw
 from training.tokenizer import TOKENIZER
 
 from llamalab.rlm.commands import NOT_FOUND, parse_command
-from training import facts, others, passages, root, tasks, words
+from training import binding, facts, others, passages, root, tasks, words
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +79,39 @@ def test_batches_repeat_and_weigh_what_pico_says(encoder: Encoder) -> None:
         one, other = next(first), next(again)
         np.testing.assert_array_equal(one.ids, other.ids)
         np.testing.assert_array_equal(one.prefix, other.prefix)
-        assert set(np.unique(one.weights)) <= {np.float32(x) for x in (0.0, OTHER_WEIGHT, 1.0)}
+        assert set(np.unique(one.weights)) <= {np.float32(x) for x in (0.0, 0.1, 1.0)}
         assert not one.weights[one.ids == encoder.pad].any()
         assert (one.weights == 1).any(axis=1).all()
 
 
-def test_each_part_draws_all_its_tasks() -> None:
-    for step, mixture in ((PARTS[0] - 1, tasks.EARLY), (PARTS[0], tasks.LATE), (PARTS[1], tasks.LAST)):
-        assert sum(mixture.values()) == pytest.approx(1.0)
-        rng = Random(4)
-        drawn = {draw(rng, step).task for _ in range(1500)}
-        assert drawn == {task(Random(0), 1.0).task for task in mixture}
+@pytest.mark.parametrize("part", tasks.PARTS, ids=lambda part: str(part.first))
+def test_each_part_draws_all_its_tasks(part: tasks.Part) -> None:
+    assert sum(part.mixture.values()) == pytest.approx(1.0)
+    rng = Random(4)
+    drawn = {draw(rng, part.first).task for _ in range(1500)}
+    assert drawn == {task(Random(0), 1.0).task for task in part.mixture}
+    assert tasks.part_of(part.first) is part
+
+
+def test_the_world_of_binding_grows_from_three_things_to_all() -> None:
+    sizes = [len(binding.known_kinds(level / 20)) for level in range(21)]
+    assert (sizes[0], sizes[-1]) == (3, len(words.KINDS))
+    assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize("task", [binding.short_facts, binding.facts_by_kind, binding.facts_by_name])
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_a_fact_is_found_by_what_it_is_about_alone(task: tasks.Task, level: float) -> None:
+    """Of all that is stated, the one sentence about the thing asked for holds the answer, and no other does."""
+    rng = Random(6)
+    for _ in range(100):
+        turns = task(rng, level).turns
+        *stated, _ = turns[0].split(". ")
+        for asked, answer in zip(turns[::2], turns[1::2], strict=True):
+            about = asked.rpartition("he ")[2].removesuffix("?")
+            (sentence,) = [sentence for sentence in stated if f" {about} is" in sentence]
+            assert sentence.endswith(f" {answer}")
+            assert sum(other.endswith(f" {answer}") for other in stated) == 1
 
 
 def test_layout_is_the_chat_template_of_the_shipped_model(encoder: Encoder) -> None:
@@ -100,7 +122,7 @@ def test_layout_is_the_chat_template_of_the_shipped_model(encoder: Encoder) -> N
     rng = Random(5)
     chat = EngineChat(load("pico", vocab_only=True))
     for _ in range(60):
-        episode = draw(rng, 5000)
+        episode = draw(rng, 6000)
         ids = encoder.system(episode.system) + encoder.turns(episode.turns)[0]
         roles = ["user", "assistant"] * len(episode.turns)
         messages = [{"role": "system", "content": episode.system}] if episode.system else []
