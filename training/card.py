@@ -121,8 +121,8 @@ Mean negative log probability of the tokens pico says itself, averaged over {AVE
 passage grows until step {GROWTH[1]:,}, which makes the task harder while the model gets better. The learning rate falls
 to nothing before the steps {PARTS[2].first:,} and {PARTS[3].first:,} and rises again. From {PARTS[2].first:,} on, facts
 differ only in their entity, and the loss shows that nothing is learned from it. From {PARTS[3].first:,} to
-{PARTS[4].first:,} the same is taught from the ground up, in a world of three things that grows to forty: that is learned
-within a hundred steps. The last part brings everything together.
+{PARTS[4].first:,} the same is taught from the ground up, in a world of three things that grows to forty: that is
+learned within a hundred steps. The last part brings everything together.
 
 ## What it cannot do
 

@@ -114,8 +114,8 @@ PARTS = (
     Part(0, EARLY, GROWTH),
     Part(1200, LATE, GROWTH),
     Part(4000, ALIKE, GROWTH),
-    Part(4650, BINDING, (4700, 5050), other_weight=0.0),
-    Part(5150, LAST, GROWTH),
+    Part(4650, BINDING, (4850, 5250), other_weight=0.0),
+    Part(5300, LAST, GROWTH),
 )
 STEPS = 6400
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import llamalab
 from llamalab.checkpoints.checkpoint import open_checkpoint
@@ -20,11 +21,13 @@ from llamalab.checkpoints.gguf import write_gguf_checkpoint
 from llamalab.engine import Event, GenerateRequest, Generation, LogitsEngine, SamplingParams, ScoreRequest, Token
 from llamalab.engines import provider_of
 from llamalab.engines.jax import JaxEngine
+from llamalab.engines.jax_device import keep_compilations
 from llamalab.engines.jax_options import parse_jax_options
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, OutOfMemory, SchemaError
 from llamalab.llama.entropix import TokenTrace
 from llamalab.llama.entropix_cases import CASES
+from tests.llama.compilations import compilations
 
 PERSON = {
     "type": "object",
@@ -173,6 +176,45 @@ def test_a_prompt_may_fill_the_context(engine: JaxEngine) -> None:
     assert one(engine, GenerateRequest([7] * 128, SamplingParams(max_tokens=0))).ids == ()
 
 
+def test_after_warm_up_nothing_is_compiled(engine: JaxEngine) -> None:
+    """Other texts, lengths within the bucket, settings, seeds, stop strings and orders of coming and going."""
+
+    def four(words: int, **params: Any) -> None:
+        requests = [request(engine, " ".join(["code"] * words), seed=n, **params) for n in range(4)]
+        results(engine.generate([*requests, request(engine, "the " * (words + 16), **params)]))
+
+    four(2, temperature=0)
+    with compilations() as seen:
+        four(7, temperature=1.5, top_k=9, top_p=0.9, min_p=0.01, repeat_penalty=1.1, max_tokens=13)
+        four(3, temperature=0, stop=("world",), max_tokens=30)
+    assert seen == []
+
+
+def test_compilations_are_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the user's cache folder; where somebody has named a folder already, that one stays."""
+    names = [
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    ]
+    before = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    keep_compilations()
+    assert jax.config.jax_compilation_cache_dir == before["jax_compilation_cache_dir"]
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        keep_compilations()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "llamalab" / "xla")
+        compilation_cache.reset_cache()  # JAX looks at the setting once
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.jit(lambda x: x * 3 + 1)(np.ones(5)).block_until_ready()
+        assert list((tmp_path / "llamalab" / "xla").iterdir())
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
 def test_a_schema_is_held(engine: JaxEngine) -> None:
     free = request(engine, temperature=0, max_tokens=8)
     asked = [request(engine, seed=seed, max_tokens=60, more={"schema": PERSON, "logprobs": 1}) for seed in range(2)]
@@ -240,6 +282,8 @@ def test_entropix_says_what_decided_each_token(tiny_gguf: Path) -> None:
     assert {trace.case for trace in traced[1]} <= set(CASES)
     p = np.exp(logits - logits.max(-1, keepdims=True)).astype(np.float64)
     p /= p.sum(-1, keepdims=True)
+    model = np.log(p[np.arange(len(p)), list(done[1].ids)])
+    assert [trace.logprob for trace in traced[1]] == pytest.approx(list(model), abs=1e-3)
     assert [trace.entropy for trace in traced[1]] == pytest.approx(list(-(p * np.log2(p)).sum(-1)), abs=1e-3)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from llamalab.llama.generate import bucket, prefill, run, start, stream
 from llamalab.llama.model import xfmr
 from llamalab.llama.sampler import Plain
 from llamalab.llama.state import Sampler, State, Steps, empty
+from tests.llama.compilations import compilations
 from tests.llama.random_weights import random_weights
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -69,24 +69,6 @@ def by_definition(prompt: Sequence[int], count: int) -> list[int]:
 @jax.jit
 def _whole(tokens: jax.Array) -> tuple[jax.Array, KVCache]:
     return xfmr(WEIGHTS, CONFIG, tokens, 0, KVCache.new(CONFIG, 1, SLOTS))
-
-
-@contextmanager
-def compilations() -> Iterator[list[str]]:
-    """Names of what XLA compiles inside the block."""
-    from jax import monitoring
-
-    seen: list[str] = []
-
-    def listen(event: str, _: float, **__: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(event)
-
-    monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seen
-    finally:
-        monitoring.unregister_event_duration_listener(listen)
 
 
 def test_greedy_tokens_are_those_of_full_forward_passes() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from llamalab.cli.jax_options import JaxOptions
 from llamalab.cli.options import EngineOptions, ModelArgument, ModelOption, SamplingOptions, expand_options
 from llamalab.cli.output import check_argument, console, interruptible, print_error, read_stdin, write
 from llamalab.errors import ConfigError, InputError, LlamalabError
@@ -98,6 +99,7 @@ def chat(
     ] = None,
     sampling: SamplingOptions,
     engine: EngineOptions,
+    jax: JaxOptions,
 ) -> None:
     """Talk with a model.
 
@@ -115,15 +117,15 @@ def chat(
     if system is not None:
         check_argument(system, "--system")
 
-    from llamalab.chat import DEFAULT_SAMPLING, chat_model
-
     spec = name or model or "pico"
-    talker = chat_model(
-        spec,
-        template=template,
-        truncate=cast("Truncate | None", truncate),
-        **{"cache_prompts": interactive, **engine.given()},
-    )
+    options = engine.given() | jax.given(spec, sampling)
+
+    from llamalab.chat import DEFAULT_SAMPLING, chat_model
+    from llamalab.engines import provider_of
+
+    if interactive and provider_of(spec) == "llama_cpp":
+        options["cache_prompts"] = True
+    talker = chat_model(spec, template=template, truncate=cast("Truncate | None", truncate), **options)
     try:
         conversation = Conversation(talker, sampling.params(DEFAULT_SAMPLING, talker.info.sampling), system or None)
         if message is None:

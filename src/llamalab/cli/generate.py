@@ -6,11 +6,13 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llamalab.cli.jax_options import JaxOptions
 from llamalab.cli.options import EngineOptions, JsonOption, ModelArgument, ModelOption, SamplingOptions, expand_options
 from llamalab.cli.output import (
     check_argument,
@@ -22,6 +24,7 @@ from llamalab.cli.output import (
     read_stdin,
     write,
 )
+from llamalab.cli.trace import TraceOptions, complete_plot
 from llamalab.errors import ConfigError, InputError, SchemaError
 
 if TYPE_CHECKING:
@@ -61,14 +64,16 @@ def register(app: typer.Typer) -> None:
 
 
 def complete_arguments(arguments: Sequence[str]) -> list[str]:
-    """`--logprobs` without a number means `--logprobs 0`."""
+    """Of this command, `--logprobs` without a number means `--logprobs 0`; see `complete_plot` for `--plot`."""
+    if next((argument for argument in arguments if not argument.startswith("-")), None) != "generate":
+        return list(arguments)
     completed = []
     for position, argument in enumerate(arguments):
         completed.append(argument)
         following = arguments[position + 1] if position + 1 < len(arguments) else ""
         if argument == "--logprobs" and not following.isdecimal():
             completed.append("0")
-    return completed
+    return complete_plot(completed)
 
 
 @expand_options
@@ -84,8 +89,10 @@ def generate(
         int | None,
         typer.Option(min=0, metavar="[N]", help="Log probability of each token, and of the N most probable ones."),
     ] = None,
+    tracing: TraceOptions,
     as_json: JsonOption = False,
     engine: EngineOptions,
+    jax: JaxOptions,
 ) -> None:
     """Answer one prompt.
 
@@ -98,15 +105,20 @@ def generate(
     if schema is not None and grammar is not None:
         raise SchemaError("--schema and --grammar exclude each other: a response follows one of them.")
 
+    options = engine.given() | jax.given(spec, sampling)
+
     from llamalab.engines import load
 
-    loaded = load(spec, **engine.given())
-    try:
-        request = _request(loaded, text, prompting, sampling, schema, grammar, logprobs)
-        result = _run(loaded, request, show=not as_json)
-        document = describe(loaded, spec, result)
-    finally:
-        loaded.close()
+    with tracing.recording(jax) as recorder:
+        loaded = load(spec, **options, **({} if recorder is None else {"trace": recorder}))
+        try:
+            if recorder is not None:
+                recorder.bytes_of = partial(loaded.token_bytes, special=True)
+            request = _request(loaded, text, prompting, sampling, schema, grammar, logprobs)
+            result = _run(loaded, request, show=not as_json)
+            document = describe(loaded, spec, result)
+        finally:
+            loaded.close()
     if as_json:
         print_json(document)
     elif result.logprobs is not None:

@@ -24,8 +24,8 @@ from llamalab.engine import SamplingParams
 from llamalab.errors import ConfigError
 
 MODEL_HELP = (
-    "pico, the built-in model, unless you name another: a GGUF file, hub:ORG/REPO[:QUANTISATION], or a name that "
-    "`llamalab models` lists."
+    "pico, the built-in model, unless you name another: a GGUF file, a folder in Meta's or Hugging Face's format, "
+    "hub:ORG/REPO[:QUANTISATION], or a name that `llamalab models` lists. jax: before it runs it in JAX."
 )
 
 ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,9 @@ def verify(
         bool, typer.Option("--as-is", help="Run the engines with their own defaults, not in float32 throughout.")
     ] = False,
     long: Annotated[bool, typer.Option("--long", help="Let the built-in prompts reach position 2,048.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Call differences that rounding explains differences all the same.")
+    ] = False,
     n_ctx: Annotated[int | None, typer.Option(metavar="N", min=1, help="Context of both engines, tokens.")] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the differences by position (.svg, .png, .pdf).")
@@ -64,6 +68,8 @@ def verify(
     pass, and greedy continuations. The exit code is 0 if they agree within the tolerance, 1 if not, 2 for bad input.
     """
     texts = _texts(prompts) if prompts else None
+    # Two runtimes take turns here: threads of the one that waits must not keep the cores from the other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from llamalab.lab.verify import verify as compare
 
@@ -78,6 +84,7 @@ def verify(
             layers=layers,
             as_is=as_is,
             long=long,
+            strict=strict,
             n_ctx=n_ctx,
             progress=progress,
         )

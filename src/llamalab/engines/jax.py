@@ -99,7 +99,9 @@ class JaxEngine:
 
         def new_cache() -> KVCache:
             if mesh is None:
-                return KVCache.new(config, n_seq, self._n_ctx, self._dtype)
+                new = KVCache.new(config, n_seq, self._n_ctx, self._dtype)
+                cache: KVCache = jax.device_put(new, weights.norm.sharding)
+                return cache
             return sharded_cache(mesh, config, n_seq, self._n_ctx, self._dtype)
 
         self._scheduler = JaxScheduler(

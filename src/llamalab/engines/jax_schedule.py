@@ -233,9 +233,11 @@ class JaxScheduler(Turns):
         self._state = self._new_state()  # the old one may have been given away to a step that failed
 
     def _new_state(self) -> State:
-        return empty(
-            self._config, self._sampler, self._n_seq, self._n_ctx, self._stop_ids or (-1,), cache=self._new_cache()
-        )
+        """An empty batch that lies where the weights do, as what steps return will: nothing is compiled twice."""
+        here = self._weights.norm.sharding  # the one device, or every device of the mesh
+        cache = self._new_cache()
+        state = empty(self._config, self._sampler, self._n_seq, self._n_ctx, self._stop_ids or (-1,), cache=cache)
+        return State(state.cache, *jax.device_put((state.rows, state.stop_ids), here))
 
     def _report_as_asked(self) -> None:
         """Let the sampler report as many log probabilities as somebody in progress wants, and no more."""
@@ -246,7 +248,7 @@ class JaxScheduler(Turns):
         if top == self._sampler.top:
             return
         self._sampler = dataclasses.replace(self._sampler, top=top)
-        drawn = new_drawn(self._config, self._sampler, self._n_seq)
+        drawn = jax.device_put(new_drawn(self._config, self._sampler, self._n_seq), self._weights.norm.sharding)
         self._state = self._state._replace(rows=self._state.rows._replace(drawn=drawn))
 
 

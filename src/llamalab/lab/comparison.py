@@ -15,6 +15,7 @@ import numpy as np
 from llamalab.engine import GenerateRequest, Generation, LogitsEngine, SamplingParams
 from llamalab.lab.differences import Difference, DifferenceSum, PositionRange, PositionSum, divergences, log_softmax
 from llamalab.lab.prompts import Prompt
+from llamalab.lab.rounding import Bars, Rounding, explain
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str], None]
@@ -79,6 +80,7 @@ class Comparison:
         greedy: continuations; None where none were asked for.
         layers: of the residual stream after each block, in units of the root mean square of b's row (which is what the
             next norm divides by); None where not asked for, or an engine does not show it.
+        rounding: what rounding does to the rows outside the tolerance; None where there are none, or not asked.
     """
 
     a: str
@@ -96,12 +98,14 @@ class Comparison:
     cached: tuple[Difference, Difference]
     greedy: Greedy | None
     layers: tuple[Difference, ...] | None
+    rounding: Rounding | None
 
     @property
     def agrees(self) -> bool:
-        """Logits and cached decoding within the tolerance, and greedy tokens equal but for ties."""
+        """Logits within the tolerance but for what rounding explains, cached decoding too, greedy tokens but for ties."""
         parted = self.greedy is not None and not all(departure.tie for departure in self.greedy.departures)
-        return self.logits.close and all(difference.close for difference in self.cached) and not parted
+        close = self.logits.close or (self.rounding is not None and self.rounding.explains)
+        return close and all(difference.close for difference in self.cached) and not parted
 
     @property
     def first_layer(self) -> int | None:
@@ -119,6 +123,7 @@ def compare(
     atol: float,
     tokens: int = 32,
     layers: bool = False,
+    bars: Bars | None = None,
     progress: Progress = lambda _: None,
 ) -> Comparison:
     """Compare two open engines.
@@ -132,6 +137,7 @@ def compare(
         atol: absolute tolerance.
         tokens: greedy tokens to compare after each prompt; 0: none.
         layers: compare the residual stream after each block too.
+        bars: what measures how far rounding moves a row; asked where rows lie outside the tolerance.
         progress: is told what is being done.
     """
     logits, positions = DifferenceSum(rtol, atol), PositionSum()
@@ -151,6 +157,10 @@ def compare(
             surprise += [(float(log_p[i, id]), float(log_q[i, id])) for i, id in enumerate(following)]
             for i in range(len(rows_a)):
                 positions.add(first + i, float(largest[i]), float(kl[-1][i]), bool(same[i]))
+    rounding = None
+    if logits.excess and bars is not None:
+        progress("what rounding does to the rows outside the tolerance")
+        rounding = explain(bars, logits.excess, [prompt.ids for prompt in prompts], rows=sum(map(len, kl)))
     cached = []
     for engine, name in zip((a, b), names, strict=True):
         progress(f"cached decoding: {name}")
@@ -181,6 +191,7 @@ def compare(
         cached=(cached[0], cached[1]),
         greedy=greedy,
         layers=found_layers,
+        rounding=rounding,
     )
 
 
@@ -212,8 +223,8 @@ def _greedy(
 ) -> Greedy:
     equal = 0
     departures: list[Departure] = []
-    for number, prompt in enumerate(prompts):
-        one, other = (_continued(engine, prompt.ids, tokens) for engine in (a, b))
+    made = [_continued(engine, prompts, tokens) for engine in (a, b)]
+    for number, (prompt, one, other) in enumerate(zip(prompts, *made, strict=True)):
         step = next((i for i in range(tokens) if one[i : i + 1] != other[i : i + 1]), None)
         if step is None:
             equal += tokens
@@ -225,12 +236,12 @@ def _greedy(
     return Greedy(tokens * len(prompts), equal, tuple(departures))
 
 
-def _continued(engine: LogitsEngine, ids: Sequence[int], tokens: int) -> tuple[int, ...]:
+def _continued(engine: LogitsEngine, prompts: Sequence[Prompt], tokens: int) -> list[tuple[int, ...]]:
+    """The ids that the engine adds to each prompt, all asked for at once."""
     params = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
-    events = list(engine.generate([GenerateRequest(ids, params)]))
-    last = events[-1]
-    assert isinstance(last, Generation)
-    return last.ids
+    events = list(engine.generate([GenerateRequest(prompt.ids, params) for prompt in prompts]))
+    made = {event.request: event.ids for event in events if isinstance(event, Generation)}
+    return [made[number] for number in range(len(prompts))]
 
 
 def _is_tie(

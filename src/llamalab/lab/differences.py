@@ -69,12 +69,17 @@ class PositionRange:
 
 
 class DifferenceSum:
-    """Adds up a `Difference`, block by block."""
+    """Adds up a `Difference`, block by block.
+
+    Attributes:
+        excess: by prompt and position, for rows with a value outside the tolerance: by how much the worst is.
+    """
 
     def __init__(self, rtol: float, atol: float) -> None:
         self._rtol, self._atol = rtol, atol
         self._largest, self._sum, self._outside, self._values = -1.0, 0.0, 0, 0
         self._where: Place | None = None
+        self.excess: dict[tuple[int, int], float] = {}
 
     def add(self, a: Array, b: Array, *, prompt: int, first: int) -> Array:
         """Count two blocks (R, V), whose first row stands at position `first`; the largest of each row, (R,)."""
@@ -83,10 +88,13 @@ class DifferenceSum:
             np.copyto(delta, 0, where=a == b)  # of two infinities the difference would not be a number
         np.copyto(delta, np.inf, where=~np.isfinite(delta))
         with np.errstate(invalid="ignore"):
-            outside = int(np.count_nonzero(~(delta <= self._atol + self._rtol * np.abs(b))))
-            # An infinite b widens its own tolerance without bound; nothing is close to it but itself.
-            outside += int(np.count_nonzero(np.isinf(delta) & np.isinf(b)))
-        self._outside += outside
+            beyond = delta - (self._atol + self._rtol * np.abs(b))
+        # An infinite b widens its own tolerance without bound; nothing is close to it but itself.
+        np.copyto(beyond, np.inf, where=np.isinf(delta))
+        self._outside += int(np.count_nonzero(beyond > 0))
+        worst = beyond.max(axis=1)
+        for row in np.flatnonzero(worst > 0):
+            self.excess[prompt, first + int(row)] = float(worst[row])
         self._values += delta.size
         self._sum += float(delta.sum(dtype=np.float64))
         rows = delta.max(axis=1)

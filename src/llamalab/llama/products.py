@@ -23,6 +23,9 @@ from llamalab.llama.weights import Int8Matrix, LayerWeights, Matrix, XfmrWeights
 SINGLE_ROWS = 8
 """On a CPU so many rows are multiplied with a narrow matrix one by one; for more it is widened once for all."""
 
+STREAMS = 4
+"""On a CPU a narrow matrix is read from so many places by turns."""
+
 
 def project(x: Array, weight: Matrix, dtype: DTypeLike | None = None) -> Array:
     """x times the transpose of a [out, in] matrix, summed in float32.
@@ -133,12 +136,16 @@ def _int8_row(x_1K: Array, weight: Int8Matrix) -> Array:
 def _widened_inside(x_1K: Array, weight_NK: Array) -> Array:
     """One row times a narrow matrix that is widened value by value inside the product.
 
-    XLA fuses the two only for one row, N >= K and this way of writing it: int8 23 GB/s, every other form 0.4-0.8. The
-    barriers keep neighbours out of the fusion, which would undo it, and the widening inside a loop over tokens.
+    XLA fuses the two only for one row and this way of writing it. The barriers keep neighbours out of the fusion, which
+    would undo it, and the widening inside a loop over tokens. Rows are taken from several places of the matrix by
+    turns, so that the memory fetches ahead in all of them: one alone does not keep it busy.
     """
+    N, K = weight_NK.shape
+    places = STREAMS if N % STREAMS == 0 else 1
     x_1K, weight_NK = optimization_barrier((x_1K.astype(jnp.float32), weight_NK))  # type: ignore[no-untyped-call]
-    y_1N: Array = optimization_barrier(x_1K @ weight_NK.astype(jnp.float32).T)  # type: ignore[no-untyped-call]
-    return y_1N
+    by_turns_NK = weight_NK.reshape(places, -1, K).swapaxes(0, 1).reshape(N, K)
+    y_1N: Array = optimization_barrier(x_1K @ by_turns_NK.astype(jnp.float32).T)  # type: ignore[no-untyped-call]
+    return y_1N.reshape(-1, places).T.reshape(1, N)
 
 
 def _on_cpu() -> bool:
