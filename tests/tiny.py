@@ -235,15 +235,19 @@ def llama_weights(n_vocab: int, *, seed: int, layers: int = LAYERS) -> Iterator[
     yield "output.weight", matrix(n_vocab, WIDTH, 2.0)
 
 
-def reference_logits(ids: list[int], *, n_vocab: int, seed: int = 0, layers: int = LAYERS) -> np.ndarray:
+def reference_logits(
+    ids: list[int], *, n_vocab: int, seed: int = 0, layers: int = LAYERS, sharpness: float = 1.0, theta: float = 10000.0
+) -> np.ndarray:
     """Logits [T, n_vocab] of the model that `write_bpe` writes, computed in float64 from the definition.
+
+    `sharpness` multiplies the query projections, `theta` is the base of the rotary frequencies.
 
     RMS norm, rotary embedding on neighbouring pairs, grouped-query attention and SwiGLU as in the Llama
     papers; written from them, with nothing shared with the code under test.
     """
     w = {name: value.astype(np.float64) for name, value in llama_weights(n_vocab, seed=seed, layers=layers)}
     x, n, head = w["token_embd.weight"][ids], len(ids), WIDTH // HEADS
-    angles = np.outer(np.arange(n), 10000.0 ** (-np.arange(0, head, 2) / head))
+    angles = np.outer(np.arange(n), theta ** (-np.arange(0, head, 2) / head))
     cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
 
     def norm(value: np.ndarray, gain: np.ndarray) -> np.ndarray:
@@ -255,7 +259,7 @@ def reference_logits(ids: list[int], *, n_vocab: int, seed: int = 0, layers: int
 
     for i in range(layers):
         h = norm(x, w[f"blk.{i}.attn_norm.weight"])
-        q = rotate((h @ w[f"blk.{i}.attn_q.weight"].T).reshape(n, HEADS, head))
+        q = sharpness * rotate((h @ w[f"blk.{i}.attn_q.weight"].T).reshape(n, HEADS, head))
         k = rotate((h @ w[f"blk.{i}.attn_k.weight"].T).reshape(n, KV_HEADS, head))
         v = (h @ w[f"blk.{i}.attn_v.weight"].T).reshape(n, KV_HEADS, head)
         k, v = (np.repeat(t, HEADS // KV_HEADS, axis=1) for t in (k, v))

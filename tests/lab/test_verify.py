@@ -6,20 +6,25 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from llamalab.checkpoints.checkpoint import Tensor, open_checkpoint
+from llamalab.checkpoints.gguf import write_gguf_checkpoint
 from llamalab.engine import Event, GenerateRequest, Generation, LogitsEngine, ModelInfo, Scored, ScoreRequest
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import ConfigError, InputError
 from llamalab.lab.differences import DifferenceSum, divergences, log_softmax
 from llamalab.lab.prompts import BUILT_IN, parse_prompts
+from llamalab.lab.rounding import Rounding, explain, rounding_of
 from llamalab.lab.verify import Verdict, verify
 from tests import tiny
 
 V, LAYERS, WIDTH = 260, 3, 8
+N_TINY = 349  # tokens of the tiny model's vocabulary
 TEXTS = {"one": "abcdef", "two": "a longer text, of some forty characters.."}
 Change = Callable[[np.ndarray, int], None]
 """Changes an array whose first row stands at the position that is given with it."""
@@ -256,6 +261,85 @@ def test_a_tie_is_no_disagreement() -> None:
     assert verdict.agree
 
 
+def bars_of(row: int, move: float) -> Callable[[Sequence[int]], np.ndarray]:
+    """Rounding that moves one row."""
+    return lambda ids: np.where(np.arange(len(ids)) == row, move, 1e-6)
+
+
+@pytest.mark.parametrize(("move", "agree"), [(0.05, True), (0.04, False)])
+def test_a_row_that_rounding_moves_as_far_is_no_disagreement(
+    monkeypatch: pytest.MonkeyPatch, move: float, agree: bool
+) -> None:
+    """Each of the two engines rounds, so 0.1 is explained by 0.05; elsewhere, nothing is; and it can be refused."""
+    monkeypatch.setattr("llamalab.lab.verify.rounding_of", lambda _: bars_of(25, move))
+    verdict = run(SumEngine(change=at(25, 77, 0.1)), SumEngine(), tokens=0, rtol=0, atol=1e-4)
+    assert verdict.agree is agree
+    assert verdict.comparisons[0].logits.outside == 1  # it is explained, not hidden
+    assert verdict.comparisons[0].rounding == Rounding(1, int(agree), move)
+    assert any(note.startswith("1 of 49 rows lie outside the tolerance") for note in verdict.notes)
+    assert not run(SumEngine(change=at(24, 77, 0.1)), SumEngine(), tokens=0, rtol=0, atol=1e-4).agree
+    strict = run(SumEngine(change=at(25, 77, 0.1)), SumEngine(), tokens=0, rtol=0, atol=1e-4, strict=True)
+    assert not strict.agree
+    assert strict.comparisons[0].rounding is None
+
+
+@pytest.mark.parametrize("rows", [6, 42])
+def test_rounding_is_not_asked_about_many_rows_nor_about_what_is_not_finite(rows: int) -> None:
+    def bars(_ids: Sequence[int]) -> np.ndarray:
+        raise AssertionError("asked")
+
+    assert explain(bars, {(0, i): 1e-3 for i in range(rows)}, [range(100)], rows=100) is None
+    assert explain(bars, {(0, 3): math.inf}, [range(100)], rows=100) is None
+    assert explain(bars, {}, [range(100)], rows=100) is None
+
+
+def test_rounding_is_what_another_way_to_the_same_angles_does(tiny_gguf: Path, tmp_path: Path) -> None:
+    """Of a model with sharp attention: as far as its logits move in float64 when theta's last places change."""
+    sharpness, ids = 400.0, np.random.default_rng(0).integers(0, 300, 64).tolist()
+    bars = rounding_of([at_path(sharpened(tiny_gguf, tmp_path / "sharp.gguf", sharpness))])
+    assert bars is not None
+    step = 8 * 2.0**-23  # eight pairs
+    plain, up, down = (
+        tiny.reference_logits(ids, n_vocab=N_TINY, sharpness=sharpness, theta=10000.0 * (1 + change))
+        for change in (0, step, -step)
+    )
+    expected = np.maximum(np.abs(up - plain).max(axis=1), np.abs(down - plain).max(axis=1))
+    found = bars(ids)
+    worst = expected.argsort()[-3:]
+    assert (np.abs(np.log(found[worst] / expected[worst])) < np.log(3)).all()  # float32 rounds the angles once more
+    assert expected[worst].min() > 10 * np.median(expected)  # single rows are struck
+    assert found[0] < 1e-5  # the first token sees itself alone, wherever it stands
+
+
+def test_sharp_attention_is_no_disagreement_and_a_wrong_weight_is(tiny_gguf: Path, tmp_path: Path) -> None:
+    """JAX and llama.cpp, where float32 cannot tell at some rows."""
+    sharp = sharpened(tiny_gguf, tmp_path / "sharp.gguf", 400.0)
+    wrong = sharpened(tiny_gguf, tmp_path / "wrong.gguf", 400.0, {"layers.1.feed_forward.w2.weight": 1.01})
+    text = {"one": "hello world, true or false: the name and the age of her code, access the world and the hello"}
+    settings: dict[str, Any] = {"tokens": 0, "rtol": 0, "atol": 1e-3}
+    assert verify(f"jax:{sharp}", f"llama_cpp:{sharp}", text, **settings).agree
+    assert not verify(f"jax:{sharp}", f"llama_cpp:{wrong}", text, **settings).agree
+
+
+def at_path(path: Path) -> LogitsEngine:
+    """An engine of which only the model file matters."""
+    engine = SumEngine()
+    return SimpleNamespace(info=dataclasses.replace(engine.info, path=str(path)))  # type: ignore[return-value]
+
+
+def sharpened(source: Path, path: Path, sharpness: float, scales: dict[str, float] | None = None) -> Path:
+    """The model with query projections so many times as large, and other matrices scaled."""
+    model = open_checkpoint(source)
+
+    def scaled(tensor: Tensor) -> Tensor:
+        by = sharpness if tensor.name.endswith("wq.weight") else (scales or {}).get(tensor.name, 1.0)
+        return dataclasses.replace(tensor, read=lambda: (tensor.read() * np.float32(by)).astype(np.float32))
+
+    tensors = {name: scaled(tensor) for name, tensor in model.tensors.items()}
+    write_gguf_checkpoint(dataclasses.replace(model, tensors=tensors), path, "F32")
+    return path
+
+
 def test_divergence_equals_the_closed_form() -> None:
     """KL of (p, 1 - p) from (q, 1 - q) is p ln(p/q) + (1 - p) ln((1 - p)/(1 - q)); logits may be shifted."""
     p, q = 0.8, 0.3
@@ -366,7 +450,7 @@ def test_llama_cpp_shows_the_logits_of_the_definition(tiny_gguf: Path, options: 
         np.testing.assert_allclose(engine.stepped_logits(ids, 50), expected[50:], atol=1e-4)
         layers = engine.hidden(ids)
     assert layers is not None
-    weights = dict(tiny.llama_weights(349, seed=0))
+    weights = dict(tiny.llama_weights(N_TINY, seed=0))
     x = layers[-1] / np.sqrt((layers[-1] ** 2).mean(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(x @ weights["output.weight"].T, expected, atol=1e-3)
     assert [layer.shape for layer in layers] == [(70, tiny.WIDTH)] * tiny.LAYERS

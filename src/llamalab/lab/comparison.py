@@ -102,10 +102,10 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Logits within the tolerance but for what rounding explains, cached decoding too, greedy tokens but for ties."""
+        """Logits and cached decoding within the tolerance, greedy tokens equal; rounding and ties left aside."""
         parted = self.greedy is not None and not all(departure.tie for departure in self.greedy.departures)
-        close = self.logits.close or (self.rounding is not None and self.rounding.explains)
-        return close and all(difference.close for difference in self.cached) and not parted
+        close = self.logits.close and all(difference.close for difference in self.cached)
+        return (close or (self.rounding is not None and self.rounding.explains)) and not parted
 
     @property
     def first_layer(self) -> int | None:
@@ -157,14 +157,19 @@ def compare(
             surprise += [(float(log_p[i, id]), float(log_q[i, id])) for i, id in enumerate(following)]
             for i in range(len(rows_a)):
                 positions.add(first + i, float(largest[i]), float(kl[-1][i]), bool(same[i]))
-    rounding = None
-    if logits.excess and bars is not None:
-        progress("what rounding does to the rows outside the tolerance")
-        rounding = explain(bars, logits.excess, [prompt.ids for prompt in prompts], rows=sum(map(len, kl)))
     cached = []
     for engine, name in zip((a, b), names, strict=True):
         progress(f"cached decoding: {name}")
         cached.append(_cached_against_full(engine, prompts, rtol=rtol, atol=atol))
+    excess = {
+        place: max(total.excess.get(place, 0.0) for total in (logits, *cached))
+        for total in (logits, *cached)
+        for place in total.excess
+    }
+    rounding = None
+    if excess and bars is not None:
+        progress("what rounding does to the rows outside the tolerance")
+        rounding = explain(bars, excess, [prompt.ids for prompt in prompts], rows=sum(map(len, kl)))
     greedy = None
     if tokens:
         progress("greedy continuations")
@@ -188,7 +193,7 @@ def compare(
         positions=positions.ranges(),
         by_position=tuple(positions.largest),
         disagreements=tuple(positions.disagreements),
-        cached=(cached[0], cached[1]),
+        cached=(cached[0].result(), cached[1].result()),
         greedy=greedy,
         layers=found_layers,
         rounding=rounding,
@@ -207,7 +212,7 @@ def _blocks(a: LogitsEngine, b: LogitsEngine, ids: Sequence[int]) -> Iterator[tu
             yield begin + at, rows_a[at : at + widened, :common], rows_b[at : at + widened, :common]
 
 
-def _cached_against_full(engine: LogitsEngine, prompts: Sequence[Prompt], *, rtol: float, atol: float) -> Difference:
+def _cached_against_full(engine: LogitsEngine, prompts: Sequence[Prompt], *, rtol: float, atol: float) -> DifferenceSum:
     """The last tokens of each prompt one by one through the cache, against the full forward pass."""
     total = DifferenceSum(rtol, atol)
     for number, prompt in enumerate(prompts):
@@ -215,7 +220,7 @@ def _cached_against_full(engine: LogitsEngine, prompts: Sequence[Prompt], *, rto
         stepped = engine.stepped_logits(prompt.ids, first)
         full = engine.logits(prompt.ids, rows=slice(first, len(prompt.ids)))
         total.add(stepped, full, prompt=number, first=first)
-    return total.result()
+    return total
 
 
 def _greedy(

@@ -14,6 +14,8 @@ Array = np.ndarray[Any, Any]
 
 BUCKETS = (0, 16, 64, 256, 1024, 4096, 16384)
 """First positions of the ranges that a report tells apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a number was found: prompt and position from 0, and the token of the vocabulary (or the width's index)."""
@@ -93,8 +95,8 @@ class DifferenceSum:
         np.copyto(beyond, np.inf, where=np.isinf(delta))
         self._outside += int(np.count_nonzero(beyond > 0))
         worst = beyond.max(axis=1)
-        for row in np.flatnonzero(worst > 0):
-            self.excess[prompt, first + int(row)] = float(worst[row])
+        for at in np.flatnonzero(worst > 0):
+            self.excess[prompt, first + int(at)] = float(worst[at])
         self._values += delta.size
         self._sum += float(delta.sum(dtype=np.float64))
         rows = delta.max(axis=1)

@@ -149,9 +149,7 @@ def _name(model: Model) -> str:
     return str(model) if isinstance(model, str | Path) else f"{model.info.provider}:{model.info.name}"
 
 
-def _opened(
-    model: Model, stack: ExitStack, *, as_is: bool, n_ctx: int | None, progress: Progress
-) -> LogitsEngine:
+def _opened(model: Model, stack: ExitStack, *, as_is: bool, n_ctx: int | None, progress: Progress) -> LogitsEngine:
     if not isinstance(model, str | Path):
         return model
     provider = provider_of(model)
