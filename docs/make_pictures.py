@@ -1,4 +1,7 @@
-"""Draw the tour as a terminal shows it: `python docs/make_pictures.py` writes docs/demo.svg."""
+"""Draw the pictures of the documentation: `python docs/make_pictures.py` writes them all.
+
+The tour as a terminal shows it (demo.svg), and what the entropix sampler decided in a story (pictures/entropix.svg).
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,27 @@ from pathlib import Path
 
 from rich.console import Console
 
+from llamalab.cli.app import run
 from llamalab.cli.demo import tour
 
-PICTURE = Path(__file__).with_name("demo.svg")
+DOCS = Path(__file__).parent
 
 
-def main() -> None:
+def draw_tour() -> None:
     """Run the tour on a recording console; the picture uses fonts that are there, and fetches none."""
     console = Console(file=io.StringIO(), record=True, width=100, force_terminal=True, highlight=False)
     tour(console)
     picture = console.export_svg(title="llamalab demo")
-    PICTURE.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), encoding="utf-8")
+    (DOCS / "demo.svg").write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), encoding="utf-8")
+
+
+def draw_entropix() -> None:
+    """The command that the page on entropix shows."""
+    options = ["--sampler", "entropix", "-n", "120", "--seed", "1", "--plot", str(DOCS / "pictures" / "entropix.svg")]
+    code = run(["generate", "jax:pico", "Write a short story about a fox.", *options])
+    assert code == 0
 
 
 if __name__ == "__main__":
-    main()
+    draw_tour()
+    draw_entropix()

@@ -30,7 +30,7 @@ MEANINGS: dict[Case, str] = {
     "LELV": "sure: takes the best",
     "HELV": "evenly unsure: asks, or draws",
     "LEHV": "a few rivals: draws",
-    "HEHV": "many rivals: draws hot",
+    "HEHV": "many rivals: draws",
     "adaptive": "in between: best of several draws",
 }
 
