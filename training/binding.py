@@ -31,7 +31,7 @@ def short_facts(rng: Random, level: float) -> Episode:
     values = dict(zip(rng.sample(kinds, n), rng.sample(_DIGITS, n), strict=True))
     stated = " ".join(f"The {kind} is {value}." for kind, value in values.items())
     turns: list[str] = []
-    for kind in rng.choices(list(values), k=16 - n // 2):
+    for kind in rng.choices(list(values), k=17 - n // 2):
         asked = f"The {kind}?"
         turns += [asked if turns else f"{stated} {asked}", values[kind]]
     return Episode("binding", tuple(turns))
@@ -43,7 +43,7 @@ def facts_by_kind(rng: Random, level: float) -> Episode:
     n, attribute = rng.randint(2, min(4, len(kinds))), rng.choice(_CODES)
     values = (first + words.digits(rng, rng.randint(1, 4)) for first in rng.sample(_DIGITS, n))
     facts = [Fact(kind, attribute, value) for kind, value in zip(rng.sample(kinds, n), values, strict=True)]
-    return _asked(rng, facts, 5)
+    return _asked(rng, facts, 6)
 
 
 def facts_by_name(rng: Random, _level: float) -> Episode:

@@ -13,9 +13,6 @@ from training.episode import Episode
 from training.others import repeat
 from training.tasks import part_of
 
-BUCKETS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512)
-"""Row lengths. A batch holds rows of one length, and each length is compiled once per shared prefix."""
-
 TOKENS_PER_BATCH = 4096
 """Rows times row length of a batch."""
 
@@ -84,13 +81,13 @@ def batches(encoder: Encoder, seed: int) -> Iterator[Batch]:
     waiting: dict[tuple[str | None, int], list[tuple[list[int], list[float]]]] = {}
     step = 0
     while True:
-        episode = draw(rng, step)
+        episode, part = draw(rng, step), part_of(step)
         shared = episode.system if episode.task.startswith("root") else None
-        ids, weights = encoder.turns(episode.turns, part_of(step).other_weight)
+        ids, weights = encoder.turns(episode.turns, part.other_weight)
         if episode.system and not shared:
             system = encoder.system(episode.system)
             ids, weights = system + ids, [0.0] * len(system) + weights
-        length = next((b for b in BUCKETS if b >= len(ids)), None)
+        length = next((b for b in part.buckets if b >= len(ids)), None)
         if length is None:
             continue
         rows = waiting.setdefault((shared, length), [])

@@ -58,16 +58,8 @@ ALIKE: dict[Task, float] = {
 }
 """The third part: facts with the same attribute, told apart by the entity alone."""
 
-BINDING: dict[Task, float] = {
-    short_facts: 0.50,
-    facts_by_kind: 0.20,
-    facts_by_name: 0.18,
-    root_find: 0.04,
-    root_retry: 0.03,
-    root_count: 0.02,
-    repeat: 0.03,
-}
-"""The fourth part: the same from the ground up, and a little of the rest against forgetting."""
+BINDING: dict[Task, float] = {short_facts: 0.55, facts_by_kind: 0.25, facts_by_name: 0.20}
+"""The fourth part: the same from the ground up."""
 
 LAST: dict[Task, float] = {
     passage_asked_again: 0.30,
@@ -96,12 +88,14 @@ class Part:
         mixture: each task with its share of the episodes.
         growth: steps over which tasks go from their easiest form to their full size.
         other_weight: weight of the loss on tokens that pico need not say itself.
+        buckets: row lengths. A batch holds rows of one length, and each length is compiled once per shared prefix.
     """
 
     first: int
     mixture: Mapping[Task, float]
     growth: tuple[int, int]
     other_weight: float = 0.1
+    buckets: tuple[int, ...] = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512)
 
     def level(self, step: int) -> float:
         """How far tasks have grown, in [0, 1]."""
@@ -114,7 +108,7 @@ PARTS = (
     Part(0, EARLY, GROWTH),
     Part(1200, LATE, GROWTH),
     Part(4000, ALIKE, GROWTH),
-    Part(4650, BINDING, (4850, 5250), other_weight=0.0),
+    Part(4650, BINDING, (4850, 5250), other_weight=0.0, buckets=(256,)),  # so that each batch has all three
     Part(5300, LAST, GROWTH),
 )
 STEPS = 6400
