@@ -108,10 +108,10 @@ PARTS = (
     Part(0, EARLY, GROWTH),
     Part(1200, LATE, GROWTH),
     Part(4000, ALIKE, GROWTH),
-    Part(4650, BINDING, (4850, 5250), other_weight=0.0, buckets=(256,)),  # so that each batch has all three
-    Part(5300, LAST, GROWTH),
+    Part(4650, BINDING, (5100, 5500), other_weight=0.0, buckets=(256,)),  # so that each batch has all three
+    Part(5550, LAST, GROWTH),
 )
-STEPS = 6400
+STEPS = 6450
 
 
 def part_of(step: int) -> Part:
