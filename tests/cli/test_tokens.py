@@ -35,3 +35,12 @@ def test_text_of_a_control_token_is_text_unless_asked_for(cli: Cli, model: str) 
 def test_characters_that_take_several_tokens(cli: Cli, model: str) -> None:
     document = json.loads(cli("tokens", model, "日", "--json").out)
     assert document["n_tokens"] == 3
+
+
+def test_a_folder_gives_the_tokens_of_its_gguf_file(cli: Cli, model: str) -> None:
+    """By Hugging Face's tokenizers and by llama.cpp; without weights either way."""
+    assert cli("convert", model, "folder", "--to", "safetensors").code == 0
+    for text in (TEXT, "日 <|end|>"):
+        expected = cli("tokens", model, text, "--ids").out
+        assert cli("tokens", "folder", text, "--ids").out == expected
+        assert cli("tokens", f"jax:{model}", text, "--ids").out == expected

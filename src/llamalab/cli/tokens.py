@@ -14,6 +14,7 @@ from llamalab.cli.output import console, print_json
 
 if TYPE_CHECKING:
     from llamalab.engine import Engine
+    from llamalab.engines.tokenizer import Tokenizer
 
 _COLOURS = ("black on bright_cyan", "black on bright_yellow")
 _BOUNDARY = "|"
@@ -42,14 +43,14 @@ def tokens(
     """
     spec, content = model_and_prompt(first, text, model)
 
-    from llamalab.engines import load
+    from llamalab.engines import load_tokenizer
 
-    engine = load(spec, vocab_only=True)
+    tokenizer = load_tokenizer(spec)
     try:
-        found = engine.tokenize(content, parse_special=special)
-        pieces = _pieces(engine, found)
+        found = tokenizer.tokenize(content, parse_special=special)
+        pieces = _pieces(tokenizer, found)
     finally:
-        engine.close()
+        tokenizer.close()
     if as_json:
         print_json({"model": spec, "n_tokens": len(found), "ids": found, "pieces": pieces})
         return
@@ -61,8 +62,8 @@ def tokens(
         print(len(found))
 
 
-def _pieces(engine: Engine, ids: Sequence[int]) -> list[str]:
-    return [engine.token_bytes(id, special=True).decode("utf-8", "replace") for id in ids]
+def _pieces(tokenizer: Engine | Tokenizer, ids: Sequence[int]) -> list[str]:
+    return [tokenizer.token_bytes(id, special=True).decode("utf-8", "replace") for id in ids]
 
 
 def _show(pieces: Sequence[str]) -> None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from llamalab.engine import Engine
 from llamalab.errors import ModelFileError, ProviderError
+
+if TYPE_CHECKING:
+    from llamalab.engines.tokenizer import Tokenizer
 
 PROVIDERS = {
     "llama_cpp": "llamalab.engines.llama_cpp:LlamaCppEngine",
@@ -54,6 +57,24 @@ def load(spec: str | Path, **options: Any) -> Engine:
         provider = _provider_of(path)
     module, _, attribute = PROVIDERS[provider].partition(":")
     return cast("Engine", getattr(importlib.import_module(module), attribute)(path, **options))
+
+
+def load_tokenizer(spec: str | Path) -> Engine | Tokenizer:
+    """What cuts texts into the tokens of the model that `spec` names, without the weights.
+
+    Raises:
+        As `load`.
+    """
+    provider, name = split_spec(spec)
+    from llamalab.checkpoints.locate import locate
+
+    path = locate(name)
+    if (provider or _provider_of(path)) == "llama_cpp":
+        return load(spec, vocab_only=True)
+    from llamalab.checkpoints.checkpoint import open_checkpoint
+    from llamalab.engines.tokenizer import open_tokenizer
+
+    return open_tokenizer(open_checkpoint(path))
 
 
 def provider_of(spec: str | Path) -> str:
