@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from llamalab.checkpoints.checkpoint import open_checkpoint
+from llamalab.checkpoints.locate import locate
 from llamalab.engine import LogitsEngine
-from llamalab.engines import load, provider_of
+from llamalab.engines import load, provider_of, split_spec
 from llamalab.errors import ConfigError, InputError, ModelFileError
 from llamalab.lab.comparison import Comparison, Progress, compare
 from llamalab.lab.prompts import LENGTH, LONG, Prompt, built_in_prompts, check_vocabularies, tokenised
@@ -28,6 +29,10 @@ EXACT: Mapping[str, Mapping[str, Any]] = {
     "meta": {},
 }
 """Options that let each provider compute in float32 throughout."""
+
+_SMALL = 2**26
+"""Bytes of a model file below which llama.cpp gets one thread: small matrices gain nothing from a second one, and its
+threads wait for each other hundreds of times in each token, which takes minutes where the cores are shared."""
 
 AS_IS: Mapping[str, Mapping[str, Any]] = {"llama_cpp": {"n_seq": 1}, "meta": {"as_published": True}}
 """Options for engines as they run by themselves."""
@@ -156,6 +161,8 @@ def _opened(model: Model, stack: ExitStack, *, as_is: bool, n_ctx: int | None, p
     options = dict((AS_IS if as_is else EXACT).get(provider, {}))
     if n_ctx is not None:
         options["n_ctx"] = n_ctx
+    if provider == "llama_cpp" and not as_is and locate(split_spec(model)[1]).stat().st_size < _SMALL:
+        options["n_threads"] = 1
     progress(f"loading {model}")
     engine = load(model, **options)
     stack.callback(engine.close)
