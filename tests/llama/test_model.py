@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ from llamalab.checkpoints.gguf import write_gguf
 from llamalab.engine import ScoreRequest
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.llama.cache import KVCache
-from llamalab.llama.config import LlamaConfig
+from llamalab.llama.config import LlamaConfig, RopeScaling
 from llamalab.llama.model import rms_norm, xfmr
 from llamalab.llama.rope import inverse_frequencies, rotate
 from llamalab.llama.weights import XfmrWeights, count_parameters, init_weights
@@ -76,16 +77,21 @@ def test_later_tokens_do_not_change_earlier_logits(weights: XfmrWeights) -> None
     assert float(jnp.abs(before[:, 12:] - after[:, 12:]).max()) > 0.1
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_log_probabilities_equal_llama_cpp(tmp_path: Path, tied: bool) -> None:
-    """A runtime nobody here wrote gives the same numbers from the file we wrote."""
-    weights = random_weights(CONFIG, seed=3, tied=tied, embedding_scale=0.3 if tied else 1.0)
+@pytest.mark.parametrize(
+    ("tied", "factor", "length"), [(True, None, 200), (False, None, 200), (True, 32.0, 2048), (False, 8.0, 2048)]
+)
+def test_log_probabilities_equal_llama_cpp(tmp_path: Path, tied: bool, factor: float | None, length: int) -> None:
+    """A runtime nobody here wrote gives the same numbers from the file we wrote, Llama 3's scaled RoPE included."""
+    scaling = None if factor is None else RopeScaling(factor)
+    config = replace(CONFIG, max_seq_len=length, rope_scaling=scaling, rope_theta=500_000.0 if factor else 10_000.0)
+    weights = random_weights(config, seed=3, tied=tied, embedding_scale=0.3 if tied else 1.0)
     path = tmp_path / "random.gguf"
-    write_gguf(path, weights, CONFIG, byte_vocabulary(CONFIG.vocab_size), name="random")
-    ids = np.asarray(tokens(200, seed=4))[0].tolist()
-    logprobs = np.asarray(jax.nn.log_softmax(full(weights, jnp.array([ids])), axis=-1)[0])
+    write_gguf(path, weights, config, byte_vocabulary(config.vocab_size), name="random")
+    ids = np.asarray(tokens(length, seed=4))[0].tolist()
+    forward = jax.jit(lambda weights, ids: xfmr(weights, config, ids, 0, KVCache.new(config, *ids.shape))[0])
+    logprobs = np.asarray(jax.nn.log_softmax(forward(weights, jnp.array([ids])), axis=-1)[0])
     ours = [float(logprobs[t, ids[t + 1]]) for t in range(len(ids) - 1)]
-    with LlamaCppEngine(path, type_k="f32", type_v="f32", flash_attn=False, n_ctx=256) as engine:
+    with LlamaCppEngine(path, type_k="f32", type_v="f32", flash_attn=False, n_ctx=length) as engine:
         (scored,) = engine.score([ScoreRequest(ids[:1], ids[1:])])
     np.testing.assert_allclose(ours, scored.logprobs, atol=1e-4)
     assert np.std(ours) > 0.3
