@@ -90,9 +90,7 @@ def partition(name: str) -> PartitionSpec:
     return _SPLIT.get(name.removesuffix(".weight").rsplit(".", 1)[-1], WHOLE)
 
 
-def sharded_cache(
-    mesh: Mesh, config: LlamaConfig, batch: int, length: int, dtype: DTypeLike = np.float32
-) -> KVCache:
+def sharded_cache(mesh: Mesh, config: LlamaConfig, batch: int, length: int, dtype: DTypeLike = np.float32) -> KVCache:
     """An empty cache: sequences over `data`, kv heads over `tensor`; made in parts, on each device its own.
 
     Raises:
