@@ -1,7 +1,7 @@
 """A model of Llama 3.2 1B's shape with random weights and a made-up vocabulary, for speed measurements.
 
 What it says is noise; how long it takes does not depend on that. The file is written once, in F16, in
-pieces of one tensor, and quantised by llama.cpp to Q4_K_M; only the quantised file is kept.
+pieces of one tensor, and quantised by llama.cpp; only the quantised file is kept.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def cache_folder() -> Path:
     return folder
 
 
-def quantised_model(shape: Shape) -> Path:
-    """The Q4_K_M file of `shape`; made at the first call (some minutes for 1B, 2.5 GB while it lasts)."""
-    path = cache_folder() / f"{shape.name}-random-Q4_K_M.gguf"
+def quantised_model(shape: Shape, kind: str = "Q4_K_M") -> Path:
+    """The file of `shape` in `kind`; made at the first call (some minutes for 1B, 2.5 GB while it lasts)."""
+    path = cache_folder() / f"{shape.name}-random-{kind}.gguf"
     if not path.exists():
         wide, part = path.with_suffix(".f16"), path.with_suffix(".part")
         write_f16(wide, shape)
-        quantise(wide, part)
+        quantise(wide, part, kind)
         wide.unlink()
         part.rename(path)
     return path
@@ -96,12 +96,12 @@ def write_f16(path: Path, shape: Shape) -> None:
     writer.close()
 
 
-def quantise(source: Path, target: Path) -> None:
-    """Q4_K_M, by llama.cpp."""
+def quantise(source: Path, target: Path, kind: str) -> None:
+    """To `kind`, such as Q4_K_M, by llama.cpp."""
     from llamalab.engines.native import api
 
     params = api.llama_model_quantize_default_params()
-    params.ftype = api.LLAMA_FTYPE_MOSTLY_Q4_K_M
+    params.ftype = getattr(api, f"LLAMA_FTYPE_MOSTLY_{kind}")
     params.nthread = os.cpu_count() or 1
     if api.llama_model_quantize(os.fsencode(source), os.fsencode(target), params):
         raise SystemExit(f"llama.cpp could not quantise {source}")

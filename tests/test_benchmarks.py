@@ -29,3 +29,49 @@ def test_generate_benchmark_on_a_tiny_model(tiny_gguf: Path):
     ]
     assert all(line["ours"] > 0 and line["other"] > 0 for line in result["comparisons"])
     assert result["facts"]["tiny"]["texts of 32 tokens that a batch of 8 left unchanged"].endswith(" of 8")
+
+
+@pytest.mark.slow
+def test_jax_decode_benchmark_on_a_tiny_model(tmp_path: Path) -> None:
+    """A Python without transformers is no failure: the output says so, and the other comparisons are made."""
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "benchmarks/jax_decode.py", "--tiny", "--json", "--reference", str(tmp_path / "none")]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert [line["what"] for line in result["comparisons"]] == [
+        "weights read, float32",
+        "decode, int8",
+        "token 256 from the cache",
+    ]
+    assert all(line["ours"] > 0 and line["other"] > 0 for line in result["comparisons"])
+    assert result["facts"]["transformers"].startswith("not measured")
+    assert result["facts"]["its peak memory, GB"] >= 0
+
+
+@pytest.mark.slow
+def test_jax_gpu_benchmark_runs_on_a_model_of_no_size(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/jax_gpu.py", "--smoke", "--json", "--reference", str(tmp_path / "none")]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert [(cell["dtype"], cell["what"], cell["batch"]) for cell in result["cells"]] == [
+        ("bfloat16", "decode", 1),
+        ("bfloat16", "decode", 2),
+        ("bfloat16", "prefill", 2),
+        ("int8", "decode", 1),
+        ("int8", "decode", 2),
+        ("int8", "prefill", 2),
+    ]
+    assert all(cell["rate"] > 0 and cell["share"] > 0 for cell in result["cells"])
+    assert result["facts"]["transformers, tiny"].startswith("not measured")
+
+
+@pytest.mark.slow
+def test_jax_gpu_benchmark_says_that_there_is_no_gpu() -> None:
+    """One line, exit 2."""
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "benchmarks/jax_gpu.py"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("jax_gpu.py needs a GPU; JAX finds only: cpu.")
+    assert done.stderr.count("\n") == 1
