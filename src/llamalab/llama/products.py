@@ -134,9 +134,9 @@ def _int8_row(x_1K: Array, weight: Int8Matrix) -> Array:
 def _widened_inside(x_1K: Array, weight_NK: Array) -> Array:
     """One row times a narrow matrix that is widened value by value inside the product.
 
-    XLA fuses the two only for one row, N >= K and this way of writing it: int8 23 GB/s, every other form 0.4-0.8 (on two
-    busy cores of an Intel Xeon with AMX, by CPU time: 10, every other 0.8-1.6, float32 22). The
-    barriers keep neighbours out of the fusion, which would undo it, and the widening inside a loop over tokens.
+    XLA fuses the two only for one row, N >= K and this way of writing it: int8 23 GB/s, every other form 0.4-0.8 (on
+    two busy cores of an Intel Xeon with AMX, by CPU time: 10, most others 0.8-1.6, float32 22). The barriers keep
+    neighbours out of the fusion, which would undo it, and the widening inside a loop over tokens.
     """
     x_1K, weight_NK = optimization_barrier((x_1K.astype(jnp.float32), weight_NK))  # type: ignore[no-untyped-call]
     y_1N: Array = optimization_barrier(x_1K @ weight_NK.astype(jnp.float32).T)  # type: ignore[no-untyped-call]
