@@ -63,8 +63,8 @@ def quantize_int8(weights: XfmrWeights) -> XfmrWeights:
     """Weights whose matrices take a quarter of float32's memory: eight bits per value, one scale per output row.
 
     No value moves by more than half a step: half of its row's largest magnitude / 127. The embedding stays as it is;
-    a tied output projection becomes an eight-bit copy of it. Norms stay. On a CPU `wo` stays as well: what it
-    multiplies comes as heads, and XLA then finds each value's place again for every output. [CPU time of a step of
+    a tied output projection becomes an eight-bit copy of it. Norms stay. On a CPU `wo` stays as well: in eight bits it
+    made whole layers slower, probably because what it multiplies comes as heads. [CPU time of a step of
     three layers of Llama 3.2 1B's shape and 8,192 tokens of vocabulary, two cores of an Intel Xeon with AMX, jaxlib
     0.10.2: 77 ms in float32, 54 with w1, w2, w3 and the output in eight bits, 49 with wq, wk and wv as well; in another
     run 69, 45, and 58 with all of them and wo.]
