@@ -88,9 +88,10 @@ chance. It exists so that everything in llamalab can be tried and tested without
 
 `make pico` trains it again from the seed, exports it, measures it and writes this card. The five parts of the training
 were found one after another: the run that made the shipped file paused before the third, the fourth and the fifth,
-because of two facts with the same attribute pico still took either. The script goes through all of them by itself;
-other hardware rounds sums otherwise, so another run does not give the same bits, and that its quality comes out the
-same has not been tried.
+because of two facts with the same attribute pico still took either; and in the fourth the world of things grew once
+too early, at step 4,850, and was made small again at 5,000. The script goes through all parts by itself, the world
+growing late enough. Other hardware rounds sums otherwise, so another run does not give the same bits, and that its
+quality comes out the same has not been tried.
 
 ## What it was taught
 
@@ -129,6 +130,7 @@ learned within a hundred steps. The last part brings everything together.
 - Know anything. It has read no text that was not made by chance.
 - Answer in other words than those it was trained in, reliably.
 - Tell facts apart when there are many: see the table.
+- See that an answer is missing where something else is said of the same thing: it then often answers with that.
 - Copy long or unusual strings without a slip.
 - Add.
 """
