@@ -44,15 +44,21 @@ CONTEXT = 256
 GREEDY = SamplingParams(temperature=0, ignore_eos=True)
 LOAD = """
 import json, resource, sys, time
-begin = time.perf_counter()
 from pathlib import Path
 import jax
 from llamalab.checkpoints.checkpoint import open_checkpoint
 from llamalab.checkpoints.load import load_weights
+
+def peak_kib():
+    status = Path("/proc/self/status")  # getrusage counts the process that started this one as well
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(status.read_text().partition("VmHWM:")[2].split()[0])
+
 jax.devices()
-before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+before, begun = peak_kib(), time.perf_counter()
 weights = jax.block_until_ready(load_weights(open_checkpoint(Path(sys.argv[1]))))
-seconds, peak = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+seconds, peak = time.perf_counter() - begun, peak_kib()
 size = sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
 print(json.dumps({"seconds": seconds, "peak": (peak - before) * 1024, "weights": size}))
 """

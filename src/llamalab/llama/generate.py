@@ -27,6 +27,7 @@ from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig
 from llamalab.llama.entropix import Entropix, Trace, sample_entropix
 from llamalab.llama.model import xfmr
+from llamalab.llama.products import COMPILER_OPTIONS
 from llamalab.llama.sampler import sample
 from llamalab.llama.state import Rows, Sampler, State, Steps, empty, into, new_rows
 from llamalab.llama.weights import XfmrWeights
@@ -56,7 +57,12 @@ def step(
     return State(cache, _advance(sampler, rows, logits_BV, scores, allowed_BV, state.stop_ids), state.stop_ids)
 
 
-@partial(jax.jit, static_argnames=("config", "sampler", "most"), donate_argnames=("state",))
+@partial(
+    jax.jit,
+    static_argnames=("config", "sampler", "most"),
+    donate_argnames=("state",),
+    compiler_options=COMPILER_OPTIONS,
+)
 def run(
     weights: XfmrWeights,
     config: LlamaConfig,
@@ -267,7 +273,9 @@ def _admit(
     return admitted
 
 
-_jitted_step = jax.jit(step, static_argnames=("config", "sampler"), donate_argnames=("state",))
+_jitted_step = jax.jit(
+    step, static_argnames=("config", "sampler"), donate_argnames=("state",), compiler_options=COMPILER_OPTIONS
+)
 
 
 def _forward(

@@ -20,6 +20,9 @@ from jax.typing import DTypeLike
 
 from llamalab.llama.weights import Int8Matrix, LayerWeights, Matrix, XfmrWeights
 
+COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
+"""Of every step of generation: the int8 product gains a third from the widest vectors of a CPU that has them."""
+
 SINGLE_ROWS = 8
 """On a CPU so many rows are multiplied with a narrow matrix one by one; for more it is widened once for all."""
 
@@ -63,23 +66,14 @@ def quantize_int8(weights: XfmrWeights) -> XfmrWeights:
     """Weights whose matrices take a quarter of float32's memory: eight bits per value, one scale per output row.
 
     No value moves by more than half a step: half of its row's largest magnitude / 127. The embedding stays as it is;
-    a tied output projection becomes an eight-bit copy of it. Norms stay. On a CPU `wo` stays as well: in eight bits it
-    made whole layers slower, probably because what it multiplies comes as heads. [CPU time of a step of
-    three layers of Llama 3.2 1B's shape and 8,192 tokens of vocabulary, two cores of an Intel Xeon with AMX, jaxlib
-    0.10.2: 77 ms in float32, 54 with w1, w2, w3 and the output in eight bits, 49 with wq, wk and wv as well; in another
-    run 69, 45, and 58 with all of them and wo.]
+    a tied output projection becomes an eight-bit copy of it. Norms stay.
     """
 
     def layer(old: LayerWeights) -> LayerWeights:
-        new = old._replace(
-            wq=_quantized(old.wq),
-            wk=_quantized(old.wk),
-            wv=_quantized(old.wv),
-            w1=_quantized(old.w1),
-            w2=_quantized(old.w2),
-            w3=_quantized(old.w3),
+        attention = old._replace(
+            wq=_quantized(old.wq), wk=_quantized(old.wk), wv=_quantized(old.wv), wo=_quantized(old.wo)
         )
-        return new if _on_cpu() else new._replace(wo=_quantized(old.wo))
+        return attention._replace(w1=_quantized(old.w1), w2=_quantized(old.w2), w3=_quantized(old.w3))
 
     output = weights.tok_embeddings if weights.output is None else weights.output
     return weights._replace(output=_quantized(output), layer_weights=tuple(layer(old) for old in weights.layer_weights))
@@ -127,20 +121,32 @@ def _int8_product(x_BK: Array, weight: Int8Matrix) -> Array:
 
 
 def _int8_row(x_1K: Array, weight: Int8Matrix) -> Array:
-    pieces = jnp.split(x_1K, len(weight.parts), axis=1)
+    pieces = jnp.split(_settled(x_1K.astype(jnp.float32)), len(weight.parts), axis=1)
     return sum((_widened_inside(x, part) for x, part in zip(pieces, weight.parts, strict=True)), jnp.float32(0))
 
 
 def _widened_inside(x_1K: Array, weight_NK: Array) -> Array:
     """One row times a narrow matrix that is widened value by value inside the product.
 
-    XLA fuses the two only for one row, N >= K and this way of writing it: int8 23 GB/s, every other form 0.4-0.8 (on
-    two busy cores of an Intel Xeon with AMX, by CPU time: 10, most others 0.8-1.6, float32 22). The barriers keep
-    neighbours out of the fusion, which would undo it, and the widening inside a loop over tokens.
+    XLA fuses the two only for one row, N >= K and this way of writing it: int8 12-17 GB/s, and 20-24 with vectors of
+    512 bits; every other form 0.4-0.8 (two cores of an Intel Xeon with AVX-512; float32 22-24). The barriers keep
+    neighbours out of the fusion, and the widening inside a loop over tokens.
     """
     x_1K, weight_NK = optimization_barrier((x_1K.astype(jnp.float32), weight_NK))  # type: ignore[no-untyped-call]
     y_1N: Array = optimization_barrier(x_1K @ weight_NK.astype(jnp.float32).T)  # type: ignore[no-untyped-call]
     return y_1N
+
+
+def _settled(x_1K: Array) -> Array:
+    """The same values, in memory before a product begins.
+
+    What makes a row (a norm, silu, heads laid side by side) would else be fused into the product and computed again
+    for every weight; XLA drops barriers before it fuses. A branch it cannot decide is never fused. [A step of four
+    layers of Llama 3.2 1B's shape, two cores of an Intel Xeon with AVX-512, jaxlib 0.10.2: 54.9 ms in float32; int8
+    38.9, with this and `wo` 29.5; with vectors of 512 bits 58.1, 35.4 and 29.0.]
+    """
+    settled: Array = jax.lax.cond(x_1K[0, 0] == x_1K[0, 0], lambda x: x, jnp.negative, x_1K)
+    return settled
 
 
 def _on_cpu() -> bool:
