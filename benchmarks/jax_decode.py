@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import synthetic
-from jax_models import SHAPES, bytes_per_token, random_weights
+from jax_models import SHAPES, bytes_per_token, huggingface_shape, random_weights
 from llamalab.engine import SamplingParams
 from llamalab.llama import generate
 from llamalab.llama.cache import KVCache
@@ -154,16 +154,7 @@ class Bench:
 
     def _reference(self) -> TransformersArm | None:
         config = self.config
-        shape = {
-            "hidden_size": config.dim,
-            "num_hidden_layers": config.n_layers,
-            "num_attention_heads": config.n_heads,
-            "num_key_value_heads": config.n_kv_heads,
-            "head_dim": config.head_dim,
-            "intermediate_size": config.ffn_dim,
-            "vocab_size": config.vocab_size,
-            "tie_word_embeddings": True,
-        }
+        shape = huggingface_shape(config, tied=True)
         asked = {"device": "cpu", "dtype": "float32", "threads": _threads(), "config": shape}
         try:
             arm = TransformersArm(self.args.reference, asked)

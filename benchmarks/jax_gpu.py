@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_models import SHAPES, TIED, bytes_per_token, random_weights
+from jax_models import SHAPES, TIED, bytes_per_token, huggingface_shape, random_weights
 from llamalab.engine import SamplingParams
 from llamalab.llama import generate
 from llamalab.llama.cache import KVCache
@@ -143,16 +143,7 @@ class Bench:
 
     def _transformers(self) -> str:
         config = self.config
-        shape = {
-            "hidden_size": config.dim,
-            "num_hidden_layers": config.n_layers,
-            "num_attention_heads": config.n_heads,
-            "num_key_value_heads": config.n_kv_heads,
-            "head_dim": config.head_dim,
-            "intermediate_size": config.ffn_dim,
-            "vocab_size": config.vocab_size,
-            "tie_word_embeddings": self.name in TIED,
-        }
+        shape = huggingface_shape(config, tied=self.name in TIED)
         asked = {"device": "cuda", "dtype": "bfloat16", "threads": 4, "config": shape}
         try:
             arm = TransformersArm(self.args.reference, asked)

@@ -65,3 +65,17 @@ def bytes_per_token(weights: XfmrWeights) -> int:
 def _matrix(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
     drawn: jax.Array = jax.random.normal(key, shape, dtype) * shape[1] ** -0.5
     return drawn.astype(dtype)
+
+
+def huggingface_shape(config: LlamaConfig, *, tied: bool) -> dict[str, Any]:
+    """The same shape in the words of transformers' `LlamaConfig`."""
+    return {
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.ffn_dim,
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": tied,
+    }

@@ -21,10 +21,10 @@ import numpy as np
 from llamalab.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from llamalab.engine import Event, GenerateRequest, ModelInfo, Scored, ScoreRequest
 from llamalab.engines.events import EventStream
-from llamalab.engines.request import check_request, check_score, checked_ids
+from llamalab.engines.request import check_request, check_score, checked_ids, checked_text
 from llamalab.engines.response import Queue, Response
 from llamalab.engines.tokenizer import Tokenizer, open_tokenizer
-from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, SchemaError
+from llamalab.errors import ConfigError, EngineError, InputError, SchemaError
 
 try:
     import jax
@@ -239,16 +239,7 @@ class JaxEngine:
 
     def _whole_text(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
         self._check_open()
-        tokens = checked_ids(ids, self._config.vocab_size, "ids")
-        if not len(tokens):
-            raise InputError("ids: at least one token is needed.")
-        if len(tokens) > self._n_ctx:
-            raise ContextOverflow(
-                f"The text has {len(tokens)} tokens, the context {self._n_ctx}. Load the model with a larger n_ctx.",
-                needed=len(tokens),
-                available=self._n_ctx,
-            )
-        return tokens
+        return checked_text(ids, self._config.vocab_size, n_ctx=self._n_ctx)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -22,13 +22,13 @@ from llamalab.engines.gguf_header import CACHE_TYPES, Header, read_header
 from llamalab.engines.model_info import describe
 from llamalab.engines.native import adapter_free, adapter_init, api, forget_errors, native_reason, set_adapters
 from llamalab.engines.options import Options, parse_options
-from llamalab.engines.request import check_request, check_score, checked_ids
+from llamalab.engines.request import check_request, check_score, checked_ids, checked_text
 from llamalab.engines.response import Queue, Response
 from llamalab.engines.sampling import Sampler
 from llamalab.engines.schedule import Scheduler
 from llamalab.engines.scorer import Scorer
 from llamalab.engines.weights import checked_header, open_weights, weight_bytes
-from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, ModelFileError, OutOfMemory
+from llamalab.errors import ConfigError, EngineError, InputError, ModelFileError, OutOfMemory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -197,16 +197,7 @@ class LlamaCppEngine:
 
     def _checked_ids(self, ids: Sequence[int]) -> Ids:
         self._running()
-        tokens = checked_ids(ids, self._weights.vocabulary.size, "ids")
-        if not len(tokens):
-            raise InputError("ids: at least one token is needed.")
-        if len(tokens) > self._n_ctx:
-            raise ContextOverflow(
-                f"There are {len(tokens)} tokens, the context holds {self._n_ctx}. Load the model with a larger n_ctx.",
-                needed=len(tokens),
-                available=self._n_ctx,
-            )
-        return tokens
+        return checked_text(ids, self._weights.vocabulary.size, n_ctx=self._n_ctx)
 
     def _logits_reader(self) -> LogitsReader:
         from llamalab.engines.llama_cpp_logits import BlockOutputs, LogitsReader

@@ -79,3 +79,22 @@ def checked_ids(ids: Sequence[int], size: int, what: str) -> Ids:
         at = int(outside.argmax())
         raise InputError(f"{what}: token id {array[at]} at position {at} is outside the vocabulary of {size} tokens.")
     return array.astype(np.int32)
+
+
+def checked_text(ids: Sequence[int], size: int, *, n_ctx: int) -> Ids:
+    """The ids of a text that is computed whole.
+
+    Raises:
+        InputError: no token, or an id outside the vocabulary of `size`.
+        ContextOverflow: more than `n_ctx`.
+    """
+    tokens = checked_ids(ids, size, "ids")
+    if not len(tokens):
+        raise InputError("ids: at least one token is needed.")
+    if len(tokens) > n_ctx:
+        raise ContextOverflow(
+            f"The text has {len(tokens)} tokens, the context {n_ctx}. Load the model with a larger n_ctx.",
+            needed=len(tokens),
+            available=n_ctx,
+        )
+    return tokens
