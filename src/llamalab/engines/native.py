@@ -39,6 +39,7 @@ __all__ = [
     "adapter_free",
     "adapter_init",
     "api",
+    "captured_lines",
     "captured_stderr",
     "check_defaults",
     "check_struct",
@@ -119,6 +120,7 @@ _RECENT = 40
 _FUNCTION_NAMES = re.compile(r"^(?:\w+: |error loading model: )+")
 
 _recent: deque[str] = deque(maxlen=_RECENT)
+_listeners: list[list[str]] = []
 _partial: dict[int, tuple[int, str]] = {}
 _stderr_lock = threading.Lock()
 
@@ -169,6 +171,17 @@ def native_reason(default: str = "llama.cpp gave no reason") -> str:
 
 
 @contextmanager
+def captured_lines() -> Iterator[list[str]]:
+    """Every line that llama.cpp logs inside the block, in this thread or another: its own account of what it does."""
+    lines: list[str] = []
+    _listeners.append(lines)
+    try:
+        yield lines
+    finally:
+        _listeners[:] = [other for other in _listeners if other is not lines]
+
+
+@contextmanager
 def captured_stderr() -> Iterator[list[str]]:
     """Lines that C code writes to standard error inside the block (llama.cpp's grammar parser does)."""
     lines: list[str] = []
@@ -207,6 +220,8 @@ def _on_native_line(level: int, text: bytes | None, _data: object) -> None:
         for line in done:
             if number >= logging.ERROR:
                 _recent.append(line.strip())
+            for lines in _listeners:
+                lines.append(line)
             if line.strip() and log.isEnabledFor(number):
                 log.log(number, "%s", line.rstrip())
     except Exception:  # noqa: BLE001  (an exception cannot cross the C frames above)
