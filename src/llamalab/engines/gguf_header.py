@@ -47,7 +47,7 @@ class Header:
         file_bytes: size of the file.
         context_length: tokens the model was trained for, 0 if not said.
         heads: most attention heads of a layer.
-        heads_kv: KV heads of each layer.
+        heads_kv: KV heads of each layer that texts go through (a layer for drafts, at the end, keeps no cache).
         key_length: values per head in K.
         value_length: values per head in V.
         mla: one latent per token in K, none in V (DeepSeek's multi-head latent attention).
@@ -67,12 +67,23 @@ class Header:
 
     def cache_bytes(self, cells: int, type_k: str, type_v: str) -> int:
         """Bytes of the KV cache for `cells` tokens."""
-        total = 0
-        for heads in self.heads_kv:
-            total += cells * _row_bytes(heads * self.key_length, type_k)
-            if not self.mla:
-                total += cells * _row_bytes(heads * self.value_length, type_v)
-        return total
+        return sum(self.layer_cache_bytes(cells, type_k, type_v))
+
+    def layer_cache_bytes(self, cells: int, type_k: str, type_v: str, *, flash_attn: bool = True) -> list[int]:
+        """The same for each layer.
+
+        Args:
+            cells: tokens.
+            type_k: of the K cache, see `CACHE_TYPES`.
+            type_v: of the V cache.
+            flash_attn: without it V is kept transposed, and every layer's is as wide as the widest.
+        """
+        widest = max(self.heads_kv, default=0)
+        return [
+            cells * _row_bytes(heads * self.key_length, type_k)
+            + cells * _row_bytes((heads if flash_attn else widest) * self.value_length, type_v) * (not self.mla)
+            for heads in self.heads_kv
+        ]
 
 
 class _GgufInit(ctypes.Structure):
@@ -113,6 +124,7 @@ def read_header(path: Path) -> Header:
         heads_kv = _integers(gguf, f"{arch}.attention.head_count_kv") or heads
         if len(heads_kv) == 1:
             heads_kv = heads_kv * n_layers
+        heads_kv = heads_kv[: n_layers - sum(_integers(gguf, f"{arch}.nextn_predict_layers")[:1])]
         width = _integers(gguf, f"{arch}.embedding_length")
         most_heads = max([0, *heads])
         head = width[0] // most_heads if width and most_heads else 0
@@ -206,7 +218,8 @@ def _call(name: str, *args: object) -> int:
     return int(function(*args))
 
 
-def _prototype(name: str, result: type, *arguments: type) -> ctypes._NamedFuncPointer:
+def prototype(name: str, result: type | None, *arguments: type) -> ctypes._NamedFuncPointer:
+    """A function of ggml by its C name, with its prototype."""
     function: ctypes._NamedFuncPointer = _library[name]
     function.restype = result
     function.argtypes = list(arguments)
@@ -215,18 +228,18 @@ def _prototype(name: str, result: type, *arguments: type) -> ctypes._NamedFuncPo
 
 # Its own symbols, through the library that needs them: loading libggml-base by file name could map a second copy.
 _library = load_shared_library("ggml-base", api._base_path) if os.name == "nt" else api._lib
-_open = _prototype("gguf_init_from_file", ctypes.c_void_p, ctypes.c_char_p, _GgufInit)
-_free = _prototype("gguf_free", ctypes.c_int, ctypes.c_void_p)
-_string_at = _prototype("gguf_get_val_str", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64)
-_item_at = _prototype("gguf_get_arr_str", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t)
-_array_at = _prototype("gguf_get_arr_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-_value_at = _prototype("gguf_get_val_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+_open = prototype("gguf_init_from_file", ctypes.c_void_p, ctypes.c_char_p, _GgufInit)
+_free = prototype("gguf_free", ctypes.c_int, ctypes.c_void_p)
+_string_at = prototype("gguf_get_val_str", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64)
+_item_at = prototype("gguf_get_arr_str", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t)
+_array_at = prototype("gguf_get_arr_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+_value_at = prototype("gguf_get_val_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 _functions = {
-    "gguf_get_n_tensors": _prototype("gguf_get_n_tensors", ctypes.c_int64, ctypes.c_void_p),
-    "gguf_get_data_offset": _prototype("gguf_get_data_offset", ctypes.c_size_t, ctypes.c_void_p),
-    "gguf_find_key": _prototype("gguf_find_key", ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p),
+    "gguf_get_n_tensors": prototype("gguf_get_n_tensors", ctypes.c_int64, ctypes.c_void_p),
+    "gguf_get_data_offset": prototype("gguf_get_data_offset", ctypes.c_size_t, ctypes.c_void_p),
+    "gguf_find_key": prototype("gguf_find_key", ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p),
 } | {
-    name: _prototype(name, kind, ctypes.c_void_p, ctypes.c_int64)
+    name: prototype(name, kind, ctypes.c_void_p, ctypes.c_int64)
     for name, kind in (
         ("gguf_get_kv_type", ctypes.c_int),
         ("gguf_get_arr_type", ctypes.c_int),

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from llamalab.engine import Event, GenerateRequest, ModelInfo, Scored, ScoreRequest
 from llamalab.engines import machine
+from llamalab.engines.context import context_length, context_parameters, on_gpu, padded, sequences
 from llamalab.engines.events import EventStream
-from llamalab.engines.gguf_header import CACHE_TYPES, Header, read_header
+from llamalab.engines.gguf_header import Header, read_header
 from llamalab.engines.model_info import describe
 from llamalab.engines.native import adapter_free, adapter_init, api, forget_errors, native_reason, set_adapters
 from llamalab.engines.options import Options, parse_options
@@ -35,12 +36,6 @@ if TYPE_CHECKING:
 
     from llamalab.engines.llama_cpp_logits import BlockOutputs, LogitsReader
     from llamalab.engines.scorer import Ids
-
-_DEFAULT_CONTEXT = 4096
-_DEFAULT_SEQUENCES = 8
-_DEFAULT_CACHE_BYTES = 2**30
-_CELLS = 256  # llama.cpp rounds a context up to a multiple of this
-_SCORES_BYTES = 2**30  # attention scores of one batch that may be kept whole
 
 
 class LlamaCppEngine:
@@ -63,8 +58,8 @@ class LlamaCppEngine:
         self.options = parse_options(options)
         file = Path(path).expanduser().absolute()
         header = checked_header(file, vocab_only=self.options.vocab_only)
-        self._n_ctx = self.options.n_ctx or min(header.context_length or _DEFAULT_CONTEXT, _DEFAULT_CONTEXT)
-        self._n_seq = _sequences(header, self.options, self._n_ctx)
+        self._n_ctx = context_length(header, self.options)
+        self._n_seq = sequences(header, self.options, self._n_ctx)
         if not self.options.vocab_only:
             _check_memory(file, header, self.options, self._n_ctx, self._n_seq)
         self._weights = open_weights(file, header, self.options)
@@ -231,16 +226,7 @@ class LlamaCppEngine:
 
     def _new_context(self, n_seq: int, n_outputs: int, tap: BlockOutputs | None = None) -> int:
         options = self.options
-        cells = _padded(self._n_ctx)
-        params: Any = api.llama_context_default_params()
-        params.n_ctx = cells * n_seq
-        params.n_batch = options.n_batch
-        params.n_ubatch = options.n_ubatch
-        params.n_seq_max = n_seq
-        params.n_outputs_max = max(n_outputs, n_seq)
-        params.n_threads = params.n_threads_batch = options.n_threads or machine.physical_cores()
-        params.flash_attn_type = _flash_attention(self._weights.header, options, self._n_ctx)
-        params.type_k, params.type_v = CACHE_TYPES[options.type_k][0], CACHE_TYPES[options.type_v][0]
+        params = context_parameters(self._weights.header, options, n_ctx=self._n_ctx, n_seq=n_seq, n_outputs=n_outputs)
         if tap is not None:
             params.cb_eval = tap.callback
         forget_errors()
@@ -253,7 +239,7 @@ class LlamaCppEngine:
         self._contexts.append(context)
         if not api.llama_get_memory(context):
             raise ModelFileError(f"{self._weights.path} is no model that continues a text (an embedding model?).")
-        if api.llama_n_ctx(context) != params.n_ctx or api.llama_n_ctx_seq(context) != cells:
+        if api.llama_n_ctx(context) != params.n_ctx or api.llama_n_ctx_seq(context) != padded(self._n_ctx):
             raise EngineError(
                 f"llama.cpp made a context of {api.llama_n_ctx(context)} tokens where {params.n_ctx} were asked for: "
                 "binding and library do not fit together. Install llama-cpp-python>=0.3.36,<0.3.37."
@@ -291,45 +277,14 @@ class LlamaCppEngine:
         self._weights.release()
 
 
-def _padded(n_ctx: int) -> int:
-    return -(-n_ctx // _CELLS) * _CELLS
-
-
-def _sequences(header: Header, options: Options, n_ctx: int) -> int:
-    """How many requests run at once: as asked, or as many as keep the KV cache small."""
-    if options.n_seq is not None:
-        return options.n_seq
-    each = header.cache_bytes(_padded(n_ctx), options.type_k, options.type_v)
-    fitting = _DEFAULT_CACHE_BYTES // each if each else _DEFAULT_SEQUENCES
-    return max(1, min(_DEFAULT_SEQUENCES, fitting, options.n_batch, options.n_outputs_max or _DEFAULT_SEQUENCES))
-
-
-def _flash_attention(header: Header, options: Options, n_ctx: int) -> int:
-    """llama.cpp's number for the flash attention that `options` mean."""
-    if options.flash_attn != "auto":
-        return int(api.LLAMA_FLASH_ATTN_TYPE_ENABLED if options.flash_attn else api.LLAMA_FLASH_ATTN_TYPE_DISABLED)
-    small = _scores_bytes(header, options, n_ctx) <= _SCORES_BYTES
-    if small and not _on_gpu(options) and options.type_v in ("f32", "f16", "bf16"):
-        return int(api.LLAMA_FLASH_ATTN_TYPE_DISABLED)
-    return int(api.LLAMA_FLASH_ATTN_TYPE_AUTO)
-
-
-def _scores_bytes(header: Header, options: Options, n_ctx: int) -> int:
-    return 4 * header.heads * min(options.n_ubatch, n_ctx) * _padded(n_ctx)
-
-
-def _on_gpu(options: Options) -> bool:
-    return options.n_gpu_layers != 0 and bool(api.llama_supports_gpu_offload())
-
-
 def _check_memory(path: Path, header: Header, options: Options, n_ctx: int, n_seq: int) -> None:
     """Refuse what cannot be allocated, before anything is.
 
     A mapped file needs no memory of its own, and with a GPU the memory is not this one: neither is counted.
     """
-    if _on_gpu(options):
+    if on_gpu(options):
         return
-    cache = header.cache_bytes(_padded(n_ctx), options.type_k, options.type_v) * n_seq
+    cache = header.cache_bytes(padded(n_ctx), options.type_k, options.type_v) * n_seq
     weights = weight_bytes(path) if options.load_mode in ("read", "mlock") else 0
     available = machine.available_memory()
     if available is not None and cache + weights > available:

@@ -125,19 +125,18 @@ def weight_bytes(path: Path) -> int:
     return sum(part.stat().st_size for part in model_parts(path))
 
 
-def _load(path: Path, header: Header, options: Options) -> int:
+def model_parameters(options: Options) -> Any:
+    """llama.cpp's parameters for loading a model.
+
+    Raises:
+        ConfigError: more devices than llama.cpp can use.
+    """
     params: Any = api.llama_model_default_params()
     params.load_mode = _LOAD_MODES[options.load_mode]
     params.vocab_only = options.vocab_only
     params.main_gpu = options.main_gpu
     if options.n_gpu_layers is not None:
         params.n_gpu_layers = options.n_gpu_layers
-        if options.n_gpu_layers and not api.llama_supports_gpu_offload():
-            warnings.warn(
-                f"n_gpu_layers={options.n_gpu_layers} has no effect: this llama.cpp was built without GPU support. "
-                "The model runs on the CPU.",
-                stacklevel=4,
-            )
     if options.tensor_split:
         if len(options.tensor_split) > api.LLAMA_MAX_DEVICES:
             raise ConfigError(
@@ -145,6 +144,17 @@ def _load(path: Path, header: Header, options: Options) -> int:
                 f"{api.LLAMA_MAX_DEVICES} are supported."
             )
         params.tensor_split = (ctypes.c_float * api.LLAMA_MAX_DEVICES)(*options.tensor_split)
+    return params
+
+
+def _load(path: Path, header: Header, options: Options) -> int:
+    params = model_parameters(options)
+    if options.n_gpu_layers and not api.llama_supports_gpu_offload():
+        warnings.warn(
+            f"n_gpu_layers={options.n_gpu_layers} has no effect: this llama.cpp was built without GPU support. "
+            "The model runs on the CPU.",
+            stacklevel=4,
+        )
     forget_errors()
     model = api.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
@@ -158,14 +168,14 @@ def _load(path: Path, header: Header, options: Options) -> int:
             )
         raise ModelFileError(f"llama.cpp cannot load {path}: {reason}.")
     try:
-        _check_decoder(path, model)
+        check_decoder(path, model)
     except ModelFileError:
         api.llama_model_free(model)
         raise
     return int(model)
 
 
-def _check_decoder(path: Path, model: int) -> None:
+def check_decoder(path: Path, model: int) -> None:
     """Only models that continue a text can be run here; others would end the process later."""
     if api.llama_model_has_encoder(model):
         raise ModelFileError(f"{path} is an encoder-decoder model; only decoders that continue a text can be run.")
