@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ import gguf
 import numpy as np
 
 from llamalab.checkpoints.checkpoint import EMBEDDING, OUTPUT, Checkpoint, Tensor, checked
-from llamalab.checkpoints.gguf_file import GgufFile, read_gguf_file
+from llamalab.checkpoints.ggml_types import GGML_TYPES
+from llamalab.checkpoints.gguf_file import GgufFile, joined_tensors, read_gguf_parts
 from llamalab.checkpoints.gguf_names import ROPE_TABLE, SAMPLING_KEYS, gguf_names
 from llamalab.checkpoints.scaling import chosen_scaling, scaling_from_divisors
-from llamalab.checkpoints.split import model_parts
 from llamalab.checkpoints.stored import FLOAT_TYPES, Stored, read_values, same_bytes
 from llamalab.checkpoints.tokenizer_gguf import vocabulary_from_gguf
 from llamalab.checkpoints.vocabulary import check_size
@@ -50,12 +50,11 @@ def open_gguf(path: Path, *, rope_factor: float | None = None) -> Checkpoint:
         ModelNotFound: no such file.
         ModelFileError: no Llama, damaged, incomplete, without weights, or of a type that cannot be read.
     """
-    # Not resolved: in the hub's cache the parts are links with their names, which what they lead to has not.
-    parts = [read_gguf_file(part) for part in model_parts(path.absolute())]
+    parts = read_gguf_parts(path)
     first = parts[0]
     settings = _Settings(first)
     _check_kind(settings)
-    stored = _joined(parts)
+    stored = joined_tensors(parts)
     if not stored:
         raise ModelFileError(f"{first.path} holds a vocabulary only, no weights.")
     config, source, notes = _config(settings, stored, rope_factor)
@@ -144,39 +143,6 @@ def _check_kind(settings: _Settings) -> None:
             raise ModelFileError(f"{path} sets {ARCHITECTURE}.{name} to {value}, which this Llama does not have.")
 
 
-def _joined(parts: Sequence[GgufFile]) -> dict[str, Stored]:
-    """The tensors of all parts.
-
-    Raises:
-        ModelFileError: parts that do not belong together, or one of several parts under a name of its own.
-    """
-    first = parts[0]
-    for number, part in enumerate(parts):
-        said = part.fields.get("split.count", 1 if len(parts) == 1 else None)
-        if said in (0, 1) and len(parts) == 1:
-            break
-        if said != len(parts) or part.fields.get("split.no") != number:
-            raise ModelFileError(
-                f"{part.path} says that it is part {_counted(part.fields.get('split.no'))} of {said}; as part "
-                f"{number + 1} of {len(parts)} it does not fit. Parts keep the names that they were made with "
-                "(NAME-00001-of-0000N.gguf)."
-            )
-    joined: dict[str, Stored] = {}
-    for part in parts:
-        twice = joined.keys() & part.tensors.keys()
-        if twice:
-            raise ModelFileError(f"{part.path}: the tensor {min(twice)} is in an earlier part as well.")
-        joined |= part.tensors
-    total = first.fields.get("split.tensors.count")
-    if len(parts) > 1 and isinstance(total, int) and total != len(joined):
-        raise ModelFileError(f"{first.path}: the parts hold {len(joined)} tensors; they should hold {total}.")
-    return joined
-
-
-def _counted(number: Any) -> Any:
-    return number + 1 if isinstance(number, int) else number
-
-
 def _config(
     settings: _Settings, stored: Mapping[str, Stored], rope_factor: float | None
 ) -> tuple[LlamaConfig, str, list[str]]:
@@ -261,10 +227,10 @@ def _scaling(
 
 def _tensor(name: str, stored: Stored) -> Tensor:
     if stored.dtype not in FLOAT_TYPES:
-        probe = np.zeros(gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[stored.dtype]][1], np.uint8)
+        probe = np.zeros(GGML_TYPES[stored.dtype].bytes, np.uint8)
         try:
             gguf.quants.dequantize(probe, gguf.GGMLQuantizationType[stored.dtype])
-        except NotImplementedError:
+        except (NotImplementedError, KeyError):  # gguf-py cannot, or has not heard of the type
             raise ModelFileError(
                 f"{stored.path}: the tensor {name} is of the type {stored.dtype}, which cannot be read here."
             ) from None

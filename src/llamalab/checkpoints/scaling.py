@@ -13,7 +13,6 @@ import numpy as np
 
 from llamalab.errors import ConfigError
 from llamalab.llama.config import RopeScaling
-from llamalab.llama.rope import rope_divisors
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -57,6 +56,8 @@ def scaling_from_divisors(divisors_P: Array, theta: float, original_max_seq_len:
     Raises:
         ValueError: no Llama 3 scaling gives this table.
     """
+    from llamalab.llama.rope import rope_divisors  # only here: it imports JAX, which settings alone do not need
+
     if not np.all(np.isfinite(divisors_P) & (divisors_P > 0)):
         raise ValueError("through values that divide nothing")
     head_dim = 2 * len(divisors_P)
