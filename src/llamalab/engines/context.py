@@ -62,7 +62,7 @@ def context_parameters(header: Header, options: Options, *, n_ctx: int, n_seq: i
 
 def uses_flash_attention(header: Header, options: Options, n_ctx: int) -> bool:
     """Whether such a context computes attention without keeping its scores; on a GPU llama.cpp may decide otherwise."""
-    return _flash_attention(header, options, n_ctx) != api.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    return _flash_attention(header, options, n_ctx) != int(api.LLAMA_FLASH_ATTN_TYPE_DISABLED)
 
 
 def on_gpu(options: Options) -> bool:

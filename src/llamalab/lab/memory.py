@@ -1,0 +1,303 @@
+"""What a GGUF model needs in memory before it is loaded: weights, their copies, KV cache, buffers, the process itself.
+
+Two accounts side by side: a formula over the header (`memory_formula.py`), and llama.cpp's own layout of a context
+that it does not allocate (`memory_dry_run.py`). The estimate takes the second. `memory_measure.py` says what a process
+really took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llamalab.checkpoints.gguf_file import joined_tensors, read_gguf_parts
+from llamalab.checkpoints.stored import Stored
+from llamalab.engines.context import context_length, sequences, uses_flash_attention
+from llamalab.engines.native import api
+from llamalab.engines.options import Options, parse_options
+from llamalab.engines.weights import checked_header
+from llamalab.errors import ConfigError
+from llamalab.lab.memory_child import Child
+from llamalab.lab.memory_copies import copied_bytes
+from llamalab.lab.memory_formula import (
+    Buffers,
+    Setting,
+    buffers,
+    cache_layers,
+    sizes,
+    windowed_saving,
+    work_bytes,
+)
+from llamalab.lab.memory_weights import place
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing that takes memory, bytes.
+
+    Attributes:
+        name: "process", "weights", "copies", "KV cache", "compute", "output" or "work area".
+        formula: from the header alone; None where the formula does not know the architecture.
+        dry_run: as llama.cpp lays it out; None where it reports none.
+        ram: the estimate's share in the machine's memory.
+        vram: the estimate's share in the GPU's.
+    """
+
+    name: str
+    formula: int | None
+    dry_run: int | None
+    ram: int
+    vram: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a process had in memory that loaded the model and filled its context, bytes.
+
+    Attributes:
+        peak: most at any moment.
+        anonymous: at the end, memory that only this process has; 0 where the system does not tell.
+        file: at the end, pages of files; 0 where the system does not tell.
+    """
+
+    peak: int
+    anonymous: int
+    file: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a model needs.
+
+    Attributes:
+        path: of the model file.
+        architecture: as the header names it.
+        n_layers: of the model.
+        gpu_layers: of these and the output, on a GPU, the last ones first.
+        setting: what was asked of it.
+        parts: each thing that takes memory.
+        total: bytes of RAM at the peak.
+        vram: bytes of a GPU's memory.
+        reclaimable: bytes of `total` that are pages of files: the system may drop them and read them again.
+        without_mmap: `total` where the file is read instead of mapped (load_mode="read").
+        measured: what a real run took, if one was asked for.
+        notes: what the numbers do not say.
+    """
+
+    path: Path
+    architecture: str
+    n_layers: int
+    gpu_layers: int
+    setting: Setting
+    parts: tuple[Part, ...]
+    total: int
+    vram: int
+    reclaimable: int
+    without_mmap: int
+    measured: Measured | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> float | None:
+        """(total - measured peak) / measured peak; None without a measurement."""
+        return None if self.measured is None else self.total / self.measured.peak - 1
+
+
+def estimate(path: Path, *, measure: bool = False, **options: Any) -> Estimate:
+    """What the model in `path` needs; see `ModelMemory.estimate` for `options`.
+
+    Args:
+        path: a GGUF file; of a split model, any part.
+        measure: load the model as well, fill its context, and say what that took.
+        options: n_ctx, n_seq, kv_type, flash_attn, n_batch, n_ubatch, gpu_layers.
+
+    Raises:
+        As `ModelMemory`.
+    """
+    with ModelMemory(path) as memory:
+        return memory.estimate(measure=measure, **options)
+
+
+class ModelMemory:
+    """A model file whose memory is looked at. A context manager: leaving it ends the process that llama.cpp runs in.
+
+    Args:
+        path: a GGUF file; of a split model, any part.
+
+    Raises:
+        ModelNotFound: no such file.
+        ModelFileError: not a GGUF file, damaged, cut off, a part missing, or of an architecture llama.cpp cannot run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().absolute()
+        self.header = checked_header(self.path, vocab_only=False)
+        files = read_gguf_parts(self.path, lazy=True)
+        self.fields: Mapping[str, Any] = files[0].fields
+        self.tensors: dict[str, Stored] = joined_tensors(files)
+        self.sizes = sizes(self.header, self.fields, self.tensors)
+        self.n_layers = int(self.fields.get(f"{self.header.architecture}.block_count", 0))
+        self._child = Child(self.path)
+
+    def __enter__(self) -> ModelMemory:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._child.__exit__(*exception)
+
+    @cached_property
+    def process(self) -> Mapping[str, int]:
+        """Python, llama.cpp and the vocabulary without the model: {"peak", "anonymous", "file"}, bytes."""
+        return self._child.ask("process")
+
+    @cached_property
+    def copies(self) -> dict[str, int]:
+        """Bytes of the copy of each tensor that llama.cpp holds twice on this processor."""
+        return self.copies_of(self.tensors)
+
+    def copies_of(self, tensors: Mapping[str, Stored]) -> dict[str, int]:
+        """The same for other tensors, as those of another quantisation."""
+        # The process is measured before anything else happens in it.
+        assert self.process
+        return copied_bytes(tensors, lambda kinds: self._child.ask("copied", kinds=list(kinds))["shares"])
+
+    def estimate(
+        self,
+        *,
+        n_ctx: int | None = None,
+        n_seq: int = 1,
+        kv_type: str = "f16",
+        flash_attn: bool | str = "auto",
+        n_batch: int = 512,
+        n_ubatch: int = 512,
+        gpu_layers: int = 0,
+        measure: bool = False,
+    ) -> Estimate:
+        """What an engine with these options needs once its context is full.
+
+        Args:
+            n_ctx: tokens of one sequence; None: the engine's default.
+            n_seq: sequences at the same time.
+            kv_type: of the KV cache, see `Options.type_k`.
+            flash_attn: see `Options.flash_attn`.
+            n_batch: most tokens given to llama.cpp at once.
+            n_ubatch: most tokens computed at once.
+            gpu_layers: layers on a GPU, the output counting as the last one; -1 for all.
+            measure: run it as well, and say what that took.
+
+        Raises:
+            ConfigError: an option that cannot be, or a context longer than the model was trained for.
+            ModelFileError: llama.cpp cannot run the model.
+            OutOfMemory: what is to be measured does not fit.
+            EngineError: llama.cpp ended its process.
+        """
+        given = {"n_seq": n_seq, "type_k": kv_type, "type_v": kv_type, "flash_attn": flash_attn}
+        options = parse_options(given | {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch})
+        gpu_layers = self.n_layers + 1 if gpu_layers < 0 else min(gpu_layers, self.n_layers + 1)
+        setting = self._setting(options, on_gpu=gpu_layers > 0)
+        process = self.process
+        formula = buffers(self.header, self.sizes, setting)
+        laid_out = Buffers(**self._child.ask("dry_run", options=asdict(setting)))
+        first = self.n_layers + 1 - gpu_layers
+        weights = place(self.tensors, self.copies, first=first)
+        work = 0 if first <= 0 else self.work_bytes(setting)
+        parts = (
+            Part("process", None, None, process["anonymous"] + process["file"], 0),
+            Part("weights", weights.mapped + weights.vram, None, weights.mapped, weights.vram),
+            Part("copies", None, None, weights.copies, 0),
+            Part("KV cache", formula.kv, laid_out.kv, *self._split_cache(setting, formula, laid_out, first)),
+            Part("compute", formula.compute, laid_out.compute, *self._split_compute(setting, laid_out, first)),
+            Part("output", formula.output, laid_out.output, laid_out.output or 0, 0),
+            Part("work area", work, None, work, 0),
+        )
+        total = max(sum(part.ram for part in parts), process["peak"])
+        return Estimate(
+            path=self.path,
+            architecture=self.header.architecture,
+            n_layers=self.n_layers,
+            gpu_layers=gpu_layers,
+            setting=setting,
+            parts=parts,
+            total=total,
+            vram=sum(part.vram for part in parts),
+            reclaimable=weights.mapped + process["file"],
+            without_mmap=total - weights.mapped + weights.read,
+            measured=self.measure(setting) if measure else None,
+            notes=tuple(self._notes(setting, formula, gpu_layers)),
+        )
+
+    def measure(self, setting: Setting) -> Measured:
+        """What a process takes that runs the model: one of its own, so that nothing else is counted.
+
+        Raises:
+            OutOfMemory: the model does not fit.
+            EngineError: the process ended.
+        """
+        with Child(self.path) as child:
+            return Measured(**child.ask("fill", options=asdict(setting)))
+
+    def work_bytes(self, setting: Setting, tensors: Mapping[str, Stored] | None = None) -> int:
+        """Work area of the CPU backend, for this model or for one with other tensors."""
+        chosen = self.tensors if tensors is None else tensors
+        return work_bytes(self.sizes, setting, {t.dtype for t in chosen.values() if len(t.shape) > 1})
+
+    def _setting(self, options: Options, *, on_gpu: bool) -> Setting:
+        trained = self.header.context_length
+        if options.n_ctx is not None and trained and options.n_ctx > trained:
+            raise ConfigError(
+                f"n_ctx={options.n_ctx} is more than the {trained} tokens of context that {self.path.name} was trained "
+                "for."
+            )
+        n_ctx = context_length(self.header, options)
+        return Setting(
+            n_ctx=n_ctx,
+            n_seq=options.n_seq or 1,
+            type_k=options.type_k,
+            type_v=options.type_v,
+            # On a GPU llama.cpp takes flash attention unless it is told not to.
+            flash_attn=options.flash_attn is not False if on_gpu else uses_flash_attention(self.header, options, n_ctx),
+            n_batch=options.n_batch,
+            n_ubatch=options.n_ubatch,
+        )
+
+    def _split_cache(self, setting: Setting, formula: Buffers, laid_out: Buffers, first: int) -> tuple[int, int]:
+        """(RAM, VRAM): by layers where the formula knows them, else by their number."""
+        total = laid_out.kv or 0
+        if first > self.n_layers:
+            return total, 0
+        if formula.kv is None:
+            on_gpu = round(total * (self.n_layers - max(0, first)) / max(1, self.n_layers))
+            return total - on_gpu, on_gpu
+        layers = cache_layers(self.header, setting)
+        return sum(layers[: max(0, first)]), sum(layers[max(0, first) :])
+
+    def _split_compute(self, setting: Setting, laid_out: Buffers, first: int) -> tuple[int, int]:
+        """(RAM, VRAM): a buffer on each side that computes layers; of a model wholly on a GPU, the input stays."""
+        total = laid_out.compute or 0
+        if first > self.n_layers:
+            return total, 0
+        return (total, total) if first > 0 else (4 * setting.tokens * (self.sizes.dim + setting.cells), total)
+
+    def _notes(self, setting: Setting, formula: Buffers, gpu_layers: int) -> Iterator[str]:
+        arch = self.header.architecture
+        if formula.kv is None:
+            yield f"The formula does not know the caches of the architecture {arch!r}; llama.cpp's layout alone counts."
+        elif formula.compute is None:
+            yield f"The formula does not know the computation of the architecture {arch!r}; llama.cpp's layout counts."
+        default = sequences(self.header, Options(type_k=setting.type_k, type_v=setting.type_v), setting.n_ctx)
+        if default != setting.n_seq:
+            yield (
+                f"For {setting.n_seq} sequence{'s' * (setting.n_seq > 1)}; the engine's own default here is {default}, "
+                "each with a KV cache of its own."
+            )
+        saving = windowed_saving(self.header, self.fields, setting)
+        if saving:
+            yield (
+                f"{saving / 2**20:.0f} MiB of the KV cache lie outside sliding windows; the engine keeps them, so that "
+                "prompts that begin alike share their beginning."
+            )
+        if gpu_layers and not api.llama_supports_gpu_offload():
+            yield "This llama.cpp has no GPU support: the split is computed, for a machine that has one."

@@ -1,0 +1,89 @@
+"""The picture of an estimate: what a model takes against the length of its context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llamalab.errors import ConfigError
+from llamalab.lab.memory import Estimate, ModelMemory
+
+_SHORTEST = 512
+_GIB = 2**30
+_COLOURS = {
+    "process": "#8d99ae",
+    "weights": "#4c78a8",
+    "copies": "#9ecae9",
+    "KV cache": "#f58518",
+    "compute": "#54a24b",
+    "work area": "#88d27a",
+    "output": "#b279a2",
+}
+
+
+def contexts(longest: int) -> list[int]:
+    """Where the curves are computed: powers of two and their middles up to `longest`, tokens."""
+    found = {longest}
+    step = min(_SHORTEST, longest)
+    while step <= longest:
+        found |= {step, min(longest, step * 3 // 2)}
+        step *= 2
+    return sorted(found)
+
+
+def sweep(memory: ModelMemory, longest: int, **options: Any) -> list[Estimate]:
+    """Estimates of one model at several contexts up to `longest`; see `ModelMemory.estimate`."""
+    return [memory.estimate(n_ctx=n_ctx, **options) for n_ctx in contexts(longest)]
+
+
+def plot(estimates: Sequence[Estimate], path: Path, *, budget: int | None = None, asked: Estimate) -> None:
+    """Draw what each part takes in RAM, one on top of the other.
+
+    Args:
+        estimates: of one model, contexts rising.
+        path: of the picture; its suffix says its kind.
+        budget: bytes, drawn as a line.
+        asked: the estimate that was printed, drawn as a dot; beside it the measurement, if there is one.
+
+    Raises:
+        ConfigError: matplotlib is missing, or it cannot write a file of that kind there.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(
+            f"A picture needs matplotlib ({error}). Install it with: pip install 'llamalab[plot]'"
+        ) from error
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    lengths = [estimate.setting.n_ctx for estimate in estimates]
+    # Weights at the bottom: what does not change with the context is flat.
+    names = [name for name in _COLOURS if any(_ram(e, name) for e in estimates)]
+    heights = [[_ram(estimate, name) / _GIB for estimate in estimates] for name in names]
+    axes.stackplot(lengths, heights, labels=names, colors=[_COLOURS[name] for name in names])
+    axes.plot([asked.setting.n_ctx], [asked.total / _GIB], "o", color="black", markersize=5, label="estimate")
+    if asked.measured is not None:
+        peak = asked.measured.peak / _GIB
+        axes.plot([asked.setting.n_ctx], [peak], "x", color="black", markersize=8, label="measured")
+    if budget is not None:
+        axes.axhline(
+            budget / _GIB, color="#d62728", linestyle="--", linewidth=1, label=f"budget {budget / _GIB:.3g} GiB"
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths[::2], [str(n) for n in lengths[::2]])
+    axes.set_xlim(lengths[0], lengths[-1]) if len(lengths) > 1 else None
+    axes.set_xlabel("context, tokens")
+    axes.set_ylabel("RAM, GiB")
+    axes.set_title(f"{asked.path.name}, KV cache {asked.setting.type_k}, {asked.setting.n_seq} at once", fontsize=10)
+    axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], fontsize=8, loc="upper left")
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The picture {path} cannot be written: {error}.") from error
+
+
+def _ram(estimate: Estimate, name: str) -> int:
+    return sum(part.ram for part in estimate.parts if part.name == name)
