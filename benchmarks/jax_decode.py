@@ -202,12 +202,13 @@ class Bench:
         shape = replace(
             synthetic.LLAMA_1B,
             name=f"llama-{config.dim}x{config.n_layers}-{config.vocab_size}",
-            layers=config.n_layers,
-            width=config.dim,
-            heads=config.n_heads,
-            kv_heads=config.n_kv_heads,
-            ffn=config.ffn_dim,
-            vocab=config.vocab_size,
+            n_layers=config.n_layers,
+            dim=config.dim,
+            n_heads=config.n_heads,
+            n_kv_heads=config.n_kv_heads,
+            head_dim=config.head_dim,
+            ffn_dim=config.ffn_dim,
+            vocab_size=config.vocab_size,
         )
         path = synthetic.quantised_model(shape, "Q8_0")
         done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True, check=True)

@@ -13,6 +13,7 @@ import numpy as np
 from llamalab.checkpoints.checkpoint import LAYER_NAMES, Checkpoint, Tensor
 from llamalab.checkpoints.dtypes import FloatType, values_in
 from llamalab.checkpoints.gguf_names import ROPE_TABLE, SAMPLING_KEYS, gguf_names
+from llamalab.checkpoints.gguf_shape import add_shape
 from llamalab.checkpoints.stored import FLOAT_TYPES, byte_size
 from llamalab.checkpoints.tokenizer_gguf import write_gguf_vocabulary
 from llamalab.checkpoints.vocabulary import Vocabulary
@@ -170,7 +171,7 @@ def _write(
             add(f"general.sampling.{key}", value)
         writer.add_file_type(_file_type(dtype))
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        _add_shape(writer, config)
+        add_shape(writer, config)
         notes = write_gguf_vocabulary(writer, vocabulary)
         if chat_template is not None:
             writer.add_chat_template(chat_template)
@@ -221,25 +222,6 @@ def _stored_bytes(tensor: Tensor, dtype: TensorType, path: Path) -> Array:
 def _rope_table(config: LlamaConfig) -> Tensor:
     divisors = rope_divisors(config.head_dim, config.rope_theta, config.rope_scaling).astype(np.float32)
     return Tensor(ROPE_TABLE, divisors.shape, "F32", lambda: divisors)
-
-
-def _add_shape(writer: gguf.GGUFWriter, config: LlamaConfig) -> None:
-    writer.add_block_count(config.n_layers)
-    writer.add_context_length(config.max_seq_len)
-    writer.add_embedding_length(config.dim)
-    writer.add_feed_forward_length(config.ffn_dim)
-    writer.add_head_count(config.n_heads)
-    writer.add_head_count_kv(config.n_kv_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_theta)
-    writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    if config.rope_scaling is not None:
-        writer.add_rope_scaling_orig_ctx_len(config.rope_scaling.original_max_seq_len)
-    if config.sliding_window is not None:
-        writer.add_sliding_window(config.sliding_window)
 
 
 def _as_vocabulary(vocabulary: BPEVocabulary) -> Vocabulary:

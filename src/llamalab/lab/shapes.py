@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from llamalab.checkpoints.checkpoint import tensor_shapes
 from llamalab.checkpoints.gguf_names import gguf_names
@@ -15,8 +16,14 @@ from llamalab.llama.config import LlamaConfig, RopeScaling
 SMALLEST_VOCABULARY = 32
 """Tokens: less leaves nothing beside control tokens and the commonest bytes."""
 
+CUSTOM = "custom"
+"""The name of a shape that is given by its sizes."""
+
 _MOST_LAYERS = 512
 """llama.cpp's own limit."""
+
+_NEEDED = ("n_layers", "dim", "n_heads", "ffn_dim", "vocab_size")
+_CUSTOM_DEFAULTS: Mapping[str, Any] = {"max_seq_len": 8192, "rope_theta": 500_000.0, "tied": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +130,36 @@ def shape_named(name: str) -> Shape:
     near = difflib.get_close_matches(lowered, SHAPES, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ConfigError(f"There is no shape '{name}'; there are {', '.join(SHAPES)}.{hint}")
+
+
+def changed_shape(name: str, **changes: Any) -> Shape:
+    """A published shape with other sizes, or one of given sizes alone.
+
+    Args:
+        name: of a published shape, or "custom", which needs n_layers, dim, n_heads, ffn_dim and vocab_size.
+        changes: fields of `Shape`; those that are None stay as they are. Where `dim` or `n_heads` changes and
+            `head_dim` is not given, it is dim / n_heads.
+
+    Raises:
+        ConfigError: an unknown name, a size that is missing, or sizes that no Llama has.
+    """
+    given = {field: value for field, value in changes.items() if value is not None}
+    if name.strip().casefold() != CUSTOM:
+        base = shape_named(name)
+        if not given:
+            return base
+        values = {field.name: getattr(base, field.name) for field in fields(base)} | {"name": f"{base.name}, changed"}
+    else:
+        missing = [field for field in _NEEDED if field not in given]
+        if missing:
+            raise ConfigError(f"A custom shape needs {', '.join(_NEEDED)}; not given: {', '.join(missing)}.")
+        values = {"name": CUSTOM, "n_kv_heads": given["n_heads"], **_CUSTOM_DEFAULTS}
+    values |= given
+    if "head_dim" not in given and given.keys() & {"dim", "n_heads"}:
+        if min(values["dim"], values["n_heads"]) < 1 or values["dim"] % values["n_heads"]:
+            raise ConfigError(
+                f"dim is {values['dim']} and n_heads {values['n_heads']}: give a head_dim, as the one is no multiple "
+                "of the other."
+            )
+        values["head_dim"] = values["dim"] // values["n_heads"]
+    return Shape(**values)
