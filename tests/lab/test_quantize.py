@@ -87,7 +87,7 @@ def test_report_says_what_the_file_holds_and_a_dry_run_says_it_before(wide: Path
     assert done.size_bytes == target.stat().st_size
     assert done.bytes_after == sum(tensor.n_bytes for tensor in after.values())
     assert done.bytes_before == sum(tensor.n_bytes for tensor in tensors(wide).values())
-    assert done.n_params == sum(tensor.n_elements for tensor in after.values())
+    assert done.n_params == sum(tensor.n_elements for tensor in after.values()) == SHAPE.n_params
     assert done.bits_after == pytest.approx(8 * done.bytes_after / done.n_params)
     for share in done.types:
         of_type = [tensor for tensor in after.values() if tensor.tensor_type.name == share.type]

@@ -67,7 +67,7 @@ def test_custom_shape_takes_what_is_given() -> None:
 
 
 def test_custom_shape_says_what_is_missing() -> None:
-    with pytest.raises(ConfigError, match="not given: n_heads, vocab_size"):
+    with pytest.raises(ConfigError, match="not given: heads, vocab"):
         changed_shape("custom", n_layers=2, dim=64, ffn_dim=96)
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Gets what is being done, and how many tensors are done of how many."""
 
+_TABLES = ("rope_freqs", "rope_factors")
+
 _HEADER = 64 << 10
 """Bytes that llama.cpp's header may take beyond the source's."""
 
@@ -39,7 +41,7 @@ class Quantised:
         target: file.
         type: of the file, such as "Q4_K_M".
         written: False for a dry run.
-        n_params: values of all tensors.
+        n_params: values of all weights; tables of rotary frequencies, which some files carry, are none.
         bytes_before: of the source's tensors.
         bytes_after: of the target's tensors.
         size_bytes: of the file; None for a dry run.
@@ -136,7 +138,7 @@ def quantize(
         target=target,
         type=kind,
         written=not dry_run,
-        n_params=sum(step.n_params for step in plan.steps),
+        n_params=sum(step.n_params for step in plan.steps if not step.name.startswith(_TABLES)),
         bytes_before=sum(step.bytes_before for step in plan.steps),
         bytes_after=after,
         size_bytes=size,

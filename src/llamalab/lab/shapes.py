@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,7 +22,9 @@ CUSTOM = "custom"
 _MOST_LAYERS = 512
 """llama.cpp's own limit."""
 
-_NEEDED = ("n_layers", "dim", "n_heads", "ffn_dim", "vocab_size")
+_NEEDED = {"n_layers": "layers", "dim": "dim", "n_heads": "heads", "ffn_dim": "ffn", "vocab_size": "vocab"}
+"""Fields that a custom shape must have, and what the command line calls them."""
+
 _CUSTOM_DEFAULTS: Mapping[str, Any] = {"max_seq_len": 8192, "rope_theta": 500_000.0, "tied": False}
 
 
@@ -152,7 +154,7 @@ def changed_shape(name: str, **changes: Any) -> Shape:
     else:
         missing = [field for field in _NEEDED if field not in given]
         if missing:
-            raise ConfigError(f"A custom shape needs {', '.join(_NEEDED)}; not given: {', '.join(missing)}.")
+            raise ConfigError(f"A custom shape needs {_listed(_NEEDED)}; not given: {_listed(missing)}.")
         values = {"name": CUSTOM, "n_kv_heads": given["n_heads"], **_CUSTOM_DEFAULTS}
     values |= given
     if "head_dim" not in given and given.keys() & {"dim", "n_heads"}:
@@ -163,3 +165,7 @@ def changed_shape(name: str, **changes: Any) -> Shape:
             )
         values["head_dim"] = values["dim"] // values["n_heads"]
     return Shape(**values)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(_NEEDED[name] for name in names)
