@@ -16,6 +16,7 @@ from llamalab.checkpoints.names import choose, human_size, model_files, quantisa
         ("x.Q6_K.gguf", "Q6_K"),
         ("x-Q3_K_L.gguf", "Q3_K_L"),
         ("a-IQ2_XXS.gguf", "IQ2_XXS"),
+        ("a-iq4_nl.gguf", "IQ4_NL"),
         ("m-BF16-00001-of-00002.gguf", "BF16"),
         ("gpt-oss-20b-mxfp4.gguf", "MXFP4"),
         ("fp16.gguf", "F16"),

@@ -13,7 +13,7 @@ PREFERRED_QUANTISATION = "Q4_K_M"
 
 _QUANTISATION = re.compile(
     r"(?<![A-Za-z0-9])"
-    r"((?:UD-)?(?:I?Q[1-8](?:_[0-9KMSLX]+)*|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|F16|F32|FP16|FP32))"
+    r"((?:UD-)?(?:I?Q[1-8](?:_[0-9KLMNSX]+)*|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|F16|F32|FP16|FP32))"
     r"(?![A-Za-z0-9_])",
     re.IGNORECASE,
 )
