@@ -1,6 +1,6 @@
 """Ten tokens per second from a 7B on this CPU? A Llama 2 7B with random weights in three types, at each thread count.
 
-    python benchmarks/seven_b.py                    # about 15 minutes, 7 GB of memory, 4 GB of disk
+    python benchmarks/seven_b.py                    # some 10 minutes on two cores, 10 GB of memory, 4 GB of disk
     python benchmarks/seven_b.py --types Q4_K_M --threads 2 --keep
     python benchmarks/seven_b.py --quick            # a small shape, seconds
     python benchmarks/seven_b.py --json > result.json
@@ -135,7 +135,9 @@ def ours(engine: LlamaCppEngine, prompt: Sequence[int], tokens: int) -> float:
     times = [
         time.perf_counter() for event in engine.generate([GenerateRequest(prompt, params)]) if isinstance(event, Token)
     ]
-    return (len(times) - 1) / (times[-1] - times[0])
+    if len(times) != tokens + 1:
+        raise SystemExit(f"{tokens + 1} tokens were to be generated, {len(times)} were.")
+    return tokens / (times[-1] - times[0])
 
 
 def bytes_per_token(shape: Shape, type: str) -> int:
@@ -200,7 +202,7 @@ def verdict(cells: Sequence[Cell]) -> list[str]:
         best = max(of_type, key=lambda cell: cell.ours)
         needed = MILESTONE * best.bytes_per_token / best.share / 1e9
         lines.append(
-            f"{type}: {MILESTONE:g} tokens/s hold from {min(enough)} threads on"
+            f"{type}: {MILESTONE:g} tokens/s hold with {', '.join(map(str, enough))} of the threads tried"
             if enough
             else f"{type}: {MILESTONE:g} tokens/s hold at no thread count here (best {best.ours:.1f}); at this share "
             f"of the bandwidth they take a memory of {needed:.0f} GB/s"

@@ -75,3 +75,19 @@ def test_jax_gpu_benchmark_says_that_there_is_no_gpu() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("jax_gpu.py needs a GPU; JAX finds only: cpu.")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_seven_b_benchmark_on_a_small_shape(tmp_path: Path) -> None:
+    """Every type at every thread count, and no file left in the cache."""
+    command = [sys.executable, "benchmarks/seven_b.py", "--quick", "--threads", "1", "--json"]
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert [cell["type"] for cell in result["cells"]] == ["Q4_0", "Q4_K_M", "Q3_K_S"]
+    for cell in result["cells"]:
+        assert cell["ours"] > 0
+        assert cell["bare"] > 0
+        assert cell["share"] == pytest.approx(cell["ours"] / cell["allowed"])
+    assert len(result["verdict"]) == 4
+    assert not list(tmp_path.rglob("*.gguf"))
