@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -186,3 +186,139 @@ def test_copies_are_those_that_llama_cpp_reports(tmp_path: Path) -> None:
         extra = sum(size for name, size in found.items() if not name.startswith("CPU_Mapped") and name != "CPU")
         copies = copied_bytes(tensors, lambda kinds: [learn(*kind) for kind in kinds])
         assert sum(copies.values()) == pytest.approx(extra, abs=PRINTED)
+
+
+def test_weights_that_are_copied_leave_their_pages_mapped(tmp_path: Path) -> None:
+    """Closed form: one range of pages, from the first tensor to the last; copies' own bytes lie inside it."""
+    tensors = read_gguf_file(
+        hole_models.llama(tmp_path / "hole.gguf", layers=4, dim=512, ffn=1024, head=64, type="Q4_K", vocab=2048)
+    ).tensors
+    copies = {name: tensor.nbytes for name, tensor in tensors.items() if "attn_" in name and "norm" not in name}
+    none, some = place(tensors, {}, first=5), place(tensors, copies, first=5)
+    everything = sum(tensor.nbytes for tensor in tensors.values())
+    assert (none.read, none.copies, none.vram) == (everything, 0, 0)
+    assert 0 <= none.mapped - everything < 4096 * 2
+    assert (some.read, some.copies, some.mapped) == (
+        everything - sum(copies.values()),
+        sum(copies.values()),
+        none.mapped,
+    )
+
+
+def test_a_gpu_takes_the_last_layers_and_the_output_first(tmp_path: Path) -> None:
+    """llama.cpp's order; the embedding stays in RAM, and where it is the output too, a GPU holds it once more."""
+    tensors = read_gguf_file(hole_models.llama(tmp_path / "hole.gguf", layers=4)).tensors
+    block = sum(tensor.nbytes for name, tensor in tensors.items() if name.startswith("blk.0."))
+    output = tensors["token_embd.weight"].nbytes + tensors["output_norm.weight"].nbytes
+    assert [place(tensors, {}, first=first).vram for first in (5, 4, 3, 0)] == [
+        0,
+        output,
+        output + block,
+        output + 4 * block,
+    ]
+    assert place(tensors, {}, first=0).read == tensors["token_embd.weight"].nbytes
+
+
+def test_ram_and_vram_share_the_cache_by_layers(tmp_path: Path) -> None:
+    with ModelMemory(hole_models.openelm(tmp_path / "hole.gguf")) as memory:
+        whole = memory.estimate(n_ctx=1024, flash_attn=True).parts[3]
+        split = memory.estimate(n_ctx=1024, gpu_layers=2).parts[3]
+        everything = memory.estimate(n_ctx=1024, gpu_layers=-1).parts[3]
+    assert whole.formula == split.ram + split.vram == everything.vram
+    assert split.vram == whole.ram * 3 / 6  # the last of three layers has 3 of 6 KV heads
+    assert everything.ram == 0
+
+
+@pytest.mark.parametrize("answer", [0, 256, 512, 5120, 8192, 8000])
+def test_the_largest_context_is_found(answer: int) -> None:
+    """Against the definition; the model's own limit need not be a multiple of 256."""
+    assert largest_context(lambda n: n <= answer, 8192) == answer // 256 * 256
+    assert largest_context(lambda n: n <= answer, 8000) == (8000 if answer >= 8000 else answer // 256 * 256)
+
+
+def test_what_fits_into_a_budget(tmp_path: Path) -> None:
+    """The largest context needs no more than the budget, the next one does; fewer bits never fit worse."""
+    shape = {"layers": 2, "dim": 512, "heads": 8, "kv": 8, "head": 64, "ffn": 2048, "type": "F16", "vocab": 512}
+    with ModelMemory(hole_models.llama(tmp_path / "hole.gguf", **shape)) as memory:
+        asked = memory.estimate(n_ctx=1024, flash_attn=True)
+        size = memory.estimate(n_ctx=4096, flash_attn=True).without_mmap + 1000
+        found = budget(memory, size, asked, flash_attn=True)
+        layers = memory.estimate(n_ctx=1024, gpu_layers=2).vram
+        small = budget(memory, layers, asked, flash_attn=True)
+    assert found.largest_context == 4096
+    assert [row.type for row in found.types][:2] == ["F16", "Q8_0"]
+    assert found.types[0].needed == asked.without_mmap
+    assert found.types[0].largest_context == 4096
+    files = {row.type: row.file_bytes for row in found.types}
+    assert sorted(files.values(), reverse=True) == list(files.values()) or files["IQ4_XS"] < files["Q4_0"]
+    assert all(row.largest_context >= 4096 for row in found.types)
+    assert (small.gpu_layers, small.largest_context) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("24GB", 24 * 10**9), ("16 GiB", 16 * 2**30), ("800mb", 800 * 10**6), ("1.5G", 1_500_000_000), ("4096", 4096)],
+)
+def test_sizes_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "0", "-3GB", "5XB", "GB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no size of a memory"):
+        parse_size(text)
+
+
+def test_a_70b_is_estimated_without_its_weights(tmp_path: Path) -> None:
+    """From a header of some kilobytes: what is not there cannot be loaded."""
+    path = hole_models.llama(
+        tmp_path / "hole.gguf", layers=80, dim=8192, heads=64, kv=8, head=128, ffn=28672, type="Q4_K", vocab=128_256
+    )
+    assert path.stat().st_blocks * 512 < MIB
+    found = estimate(path, n_ctx=8192)
+    assert found.total > path.stat().st_size
+    assert found.without_mmap < path.stat().st_size + 6 * 2**30
+    assert found.parts[3].formula == found.parts[3].dry_run == 8192 * 80 * 8 * 128 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_ctx": 0}, "n_ctx must be 1 or more, not 0"),
+        ({"n_ctx": 5000}, "n_ctx=5000 is more than the 2048 tokens"),
+        ({"n_seq": 0}, "n_seq must be 1 or more"),
+        ({"kv_type": "q3_0"}, "kv_type must be one of"),
+        ({"kv_type": "q8_0", "flash_attn": False}, "needs flash attention"),
+        ({"n_batch": 0}, "n_batch must be 1 or more"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(pico: ModelMemory, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pico.estimate(**options)
+
+
+def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="no file"):
+        ModelMemory(tmp_path / "none.gguf")
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(PICO.read_bytes()[:-1000])
+    with pytest.raises(ModelFileError, match="cut off"):
+        ModelMemory(path)
+
+
+def test_an_unknown_architecture_is_one_message(tmp_path: Path) -> None:
+    path = hole_models.write(tmp_path / "hole.gguf", "nobody", [hole_models.attention(64, 2, 2, 32)], 64, {})
+    with pytest.raises(ModelFileError, match="has the architecture 'nobody', which"), ModelMemory(path) as memory:
+        memory.estimate()
+
+
+def test_what_ends_llama_cpp_ends_only_the_child(tmp_path: Path) -> None:
+    """A header that llama.cpp answers by aborting its process."""
+    path = hole_models.llama(tmp_path / "hole.gguf", layers=1)
+    content = path.read_bytes()
+    key = b"llama.block_count"
+    at = content.index(key) + len(key) + 4
+    path.write_bytes(content[:at] + (100_000).to_bytes(4, "little") + content[at + 4 :])
+    with pytest.raises((EngineError, ModelFileError)) as error, ModelMemory(path) as memory:
+        memory.estimate(n_ctx=256)
+    assert str(path) in str(error.value)

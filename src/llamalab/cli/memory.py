@@ -84,7 +84,7 @@ def memory(
     if as_json:
         print_json(_document(found, fitting))
     else:
-        _print(found, fitting)
+        _print(found, fitting, budget)
 
 
 def _document(found: Estimate, fitting: Budget | None) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _document(found: Estimate, fitting: Budget | None) -> dict[str, Any]:
     return document | ({} if fitting is None else {"budget": dataclasses.asdict(fitting)})
 
 
-def _print(found: Estimate, fitting: Budget | None) -> None:
+def _print(found: Estimate, fitting: Budget | None, budget: str | None) -> None:
     on_gpu = found.gpu_layers > 0
     columns = ["formula", "llama.cpp", "RAM", *["VRAM"] * on_gpu, *["measured"] * (found.measured is not None)]
     rows = [
@@ -108,7 +108,7 @@ def _print(found: Estimate, fitting: Budget | None) -> None:
         print(line)
     if fitting is not None:
         print()
-        _print_budget(found, fitting)
+        _print_budget(found, fitting, f"{budget} ({_size(fitting.size)})")
 
 
 def _sentences(found: Estimate) -> Iterator[str]:
@@ -124,8 +124,9 @@ def _sentences(found: Estimate) -> Iterator[str]:
         )
     )
     yield (
-        f"Of that, {_size(found.reclaimable)} are pages of files, which the system can drop when memory is short; read "
-        f"instead of mapped (load_mode='read'), it needs {_size(found.without_mmap)}, none of which can go."
+        f"Of that, {_size(found.reclaimable)} are pages of files, which the system can drop and read again. To run at "
+        f"full speed, {_size(found.without_mmap)} have to stay: pages of weights that llama.cpp has copied are not "
+        "looked at again. With load_mode='read', which maps no file, that is all it takes."
     )
     if found.measured is not None and found.error is not None:
         yield (
@@ -135,8 +136,7 @@ def _sentences(found: Estimate) -> Iterator[str]:
     yield from found.notes
 
 
-def _print_budget(found: Estimate, fitting: Budget) -> None:
-    size = _size(fitting.size)
+def _print_budget(found: Estimate, fitting: Budget, size: str) -> None:
     if fitting.largest_context:
         print(f"In {size} of RAM, a context of up to {fitting.largest_context} tokens fits.")
     else:
@@ -149,18 +149,18 @@ def _print_budget(found: Estimate, fitting: Budget) -> None:
         return
     print()
     print_table(
-        ["type", "file", f"RAM at {found.setting.n_ctx}", "fits", "largest context"],
+        ["type", "file", f"needs at {found.setting.n_ctx}", "fits", "largest context"],
         [
             [
                 row.type,
                 _size(row.file_bytes),
-                _size(row.total),
-                "yes" if row.total <= fitting.size else "no",
+                _size(row.needed),
+                "yes" if row.needed <= fitting.size else "no",
                 str(row.largest_context) if row.largest_context else "none",
             ]
             for row in fitting.types
         ],
-        right=["file", f"RAM at {found.setting.n_ctx}", "largest context"],
+        right=["file", f"needs at {found.setting.n_ctx}", "largest context"],
     )
 
 

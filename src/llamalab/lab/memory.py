@@ -8,7 +8,7 @@ really took.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 from llamalab.checkpoints.gguf_file import joined_tensors, read_gguf_parts
 from llamalab.checkpoints.stored import Stored
 from llamalab.engines.context import context_length, sequences, uses_flash_attention
+from llamalab.engines.gguf_header import CACHE_TYPES
 from llamalab.engines.native import api
 from llamalab.engines.options import Options, parse_options
-from llamalab.engines.weights import checked_header
+from llamalab.engines.weights import checked_header, weight_bytes
 from llamalab.errors import ConfigError
 from llamalab.lab.memory_child import Child
 from llamalab.lab.memory_copies import copied_bytes
@@ -27,11 +28,14 @@ from llamalab.lab.memory_formula import (
     Setting,
     buffers,
     cache_layers,
+    largest,
     sizes,
     windowed_saving,
     work_bytes,
 )
 from llamalab.lab.memory_weights import place
+
+_WORTH_SAYING = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,8 @@ class Estimate:
         total: bytes of RAM at the peak.
         vram: bytes of a GPU's memory.
         reclaimable: bytes of `total` that are pages of files: the system may drop them and read them again.
-        without_mmap: `total` where the file is read instead of mapped (load_mode="read").
+        without_mmap: bytes that have to stay in RAM: all that is taken where the file is read instead of mapped
+            (load_mode="read"), as pages of weights that llama.cpp has copied are not looked at again.
         measured: what a real run took, if one was asked for.
         notes: what the numbers do not say.
     """
@@ -139,7 +144,7 @@ class ModelMemory:
         self.fields: Mapping[str, Any] = files[0].fields
         self.tensors: dict[str, Stored] = joined_tensors(files)
         self.sizes = sizes(self.header, self.fields, self.tensors)
-        self.n_layers = int(self.fields.get(f"{self.header.architecture}.block_count", 0))
+        self.n_layers = largest(self.fields.get(f"{self.header.architecture}.block_count"))
         self._child = Child(self.path)
 
     def __enter__(self) -> ModelMemory:
@@ -164,7 +169,7 @@ class ModelMemory:
         assert self.process
         return copied_bytes(tensors, lambda kinds: self._child.ask("copied", kinds=list(kinds))["shares"])
 
-    def estimate(
+    def setting(
         self,
         *,
         n_ctx: int | None = None,
@@ -173,10 +178,9 @@ class ModelMemory:
         flash_attn: bool | str = "auto",
         n_batch: int = 512,
         n_ubatch: int = 512,
-        gpu_layers: int = 0,
-        measure: bool = False,
-    ) -> Estimate:
-        """What an engine with these options needs once its context is full.
+        on_gpu: bool = False,
+    ) -> Setting:
+        """What the engine makes of its options.
 
         Args:
             n_ctx: tokens of one sequence; None: the engine's default.
@@ -185,8 +189,38 @@ class ModelMemory:
             flash_attn: see `Options.flash_attn`.
             n_batch: most tokens given to llama.cpp at once.
             n_ubatch: most tokens computed at once.
+            on_gpu: whether layers are on a GPU: there llama.cpp takes flash attention unless it is told not to.
+
+        Raises:
+            ConfigError: an option that cannot be, or a context longer than the model was trained for.
+        """
+        if kv_type not in CACHE_TYPES:
+            raise ConfigError(f"kv_type must be one of {', '.join(CACHE_TYPES)}, not {kv_type!r}.")
+        given = {"n_seq": n_seq, "type_k": kv_type, "type_v": kv_type, "flash_attn": flash_attn}
+        options = parse_options(given | {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch})
+        trained = self.header.context_length
+        if n_ctx is not None and trained and n_ctx > trained:
+            raise ConfigError(
+                f"n_ctx={n_ctx} is more than the {trained} tokens of context that {self.path.name} was trained for."
+            )
+        n_ctx = context_length(self.header, options)
+        return Setting(
+            n_ctx=n_ctx,
+            n_seq=n_seq,
+            type_k=kv_type,
+            type_v=kv_type,
+            flash_attn=flash_attn is not False if on_gpu else uses_flash_attention(self.header, options, n_ctx),
+            n_batch=options.n_batch,
+            n_ubatch=options.n_ubatch,
+        )
+
+    def estimate(self, *, gpu_layers: int = 0, measure: bool = False, **options: Any) -> Estimate:
+        """What an engine with these options needs once its context is full.
+
+        Args:
             gpu_layers: layers on a GPU, the output counting as the last one; -1 for all.
             measure: run it as well, and say what that took.
+            options: see `setting`.
 
         Raises:
             ConfigError: an option that cannot be, or a context longer than the model was trained for.
@@ -194,10 +228,8 @@ class ModelMemory:
             OutOfMemory: what is to be measured does not fit.
             EngineError: llama.cpp ended its process.
         """
-        given = {"n_seq": n_seq, "type_k": kv_type, "type_v": kv_type, "flash_attn": flash_attn}
-        options = parse_options(given | {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch})
         gpu_layers = self.n_layers + 1 if gpu_layers < 0 else min(gpu_layers, self.n_layers + 1)
-        setting = self._setting(options, on_gpu=gpu_layers > 0)
+        setting = self.setting(on_gpu=gpu_layers > 0, **options)
         process = self.process
         formula = buffers(self.header, self.sizes, setting)
         laid_out = Buffers(**self._child.ask("dry_run", options=asdict(setting)))
@@ -213,7 +245,9 @@ class ModelMemory:
             Part("output", formula.output, laid_out.output, laid_out.output or 0, 0),
             Part("work area", work, None, work, 0),
         )
-        total = max(sum(part.ram for part in parts), process["peak"])
+        needed = sum(part.ram for part in parts)
+        # While it loads, the whole file is mapped and all copies are made, but there is no context yet.
+        loading = parts[0].ram + weight_bytes(self.path) + weights.copies
         return Estimate(
             path=self.path,
             architecture=self.header.architecture,
@@ -221,12 +255,12 @@ class ModelMemory:
             gpu_layers=gpu_layers,
             setting=setting,
             parts=parts,
-            total=total,
+            total=max(needed, loading, process["peak"]),
             vram=sum(part.vram for part in parts),
             reclaimable=weights.mapped + process["file"],
-            without_mmap=total - weights.mapped + weights.read,
+            without_mmap=needed - weights.mapped + weights.read,
             measured=self.measure(setting) if measure else None,
-            notes=tuple(self._notes(setting, formula, gpu_layers)),
+            notes=tuple(self._notes(setting, formula, laid_out, gpu_layers)),
         )
 
     def measure(self, setting: Setting) -> Measured:
@@ -243,25 +277,6 @@ class ModelMemory:
         """Work area of the CPU backend, for this model or for one with other tensors."""
         chosen = self.tensors if tensors is None else tensors
         return work_bytes(self.sizes, setting, {t.dtype for t in chosen.values() if len(t.shape) > 1})
-
-    def _setting(self, options: Options, *, on_gpu: bool) -> Setting:
-        trained = self.header.context_length
-        if options.n_ctx is not None and trained and options.n_ctx > trained:
-            raise ConfigError(
-                f"n_ctx={options.n_ctx} is more than the {trained} tokens of context that {self.path.name} was trained "
-                "for."
-            )
-        n_ctx = context_length(self.header, options)
-        return Setting(
-            n_ctx=n_ctx,
-            n_seq=options.n_seq or 1,
-            type_k=options.type_k,
-            type_v=options.type_v,
-            # On a GPU llama.cpp takes flash attention unless it is told not to.
-            flash_attn=options.flash_attn is not False if on_gpu else uses_flash_attention(self.header, options, n_ctx),
-            n_batch=options.n_batch,
-            n_ubatch=options.n_ubatch,
-        )
 
     def _split_cache(self, setting: Setting, formula: Buffers, laid_out: Buffers, first: int) -> tuple[int, int]:
         """(RAM, VRAM): by layers where the formula knows them, else by their number."""
@@ -281,7 +296,14 @@ class ModelMemory:
             return total, 0
         return (total, total) if first > 0 else (4 * setting.tokens * (self.sizes.dim + setting.cells), total)
 
-    def _notes(self, setting: Setting, formula: Buffers, gpu_layers: int) -> Iterator[str]:
+    def _flash_saving(self, setting: Setting, laid_out: Buffers) -> int:
+        if setting.flash_attn:
+            return 0
+        other = replace(setting, flash_attn=True)
+        compute = int(self._child.ask("dry_run", options=asdict(other))["compute"])
+        return (laid_out.compute or 0) - compute + self.work_bytes(setting) - self.work_bytes(other)
+
+    def _notes(self, setting: Setting, formula: Buffers, laid_out: Buffers, gpu_layers: int) -> Iterator[str]:
         arch = self.header.architecture
         if formula.kv is None:
             yield f"The formula does not know the caches of the architecture {arch!r}; llama.cpp's layout alone counts."
@@ -293,6 +315,9 @@ class ModelMemory:
                 f"For {setting.n_seq} sequence{'s' * (setting.n_seq > 1)}; the engine's own default here is {default}, "
                 "each with a KV cache of its own."
             )
+        saving = self._flash_saving(setting, laid_out)
+        if saving > _WORTH_SAYING:
+            yield f"With flash attention (--flash-attn on) it would be {saving / 2**20:.0f} MiB less."
         saving = windowed_saving(self.header, self.fields, setting)
         if saving:
             yield (

@@ -1,4 +1,8 @@
-"""The question the other way round: so much memory is there, what fits in it?"""
+"""The question the other way round: so much memory is there, what fits in it?
+
+What has to stay in memory counts. Pages of the file whose content llama.cpp holds a second time are not looked at
+again: the system drops them first, and nothing gets slower.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llamalab.checkpoints.stored import Stored, byte_size
+from llamalab.checkpoints.stored import Stored
 from llamalab.errors import ConfigError
 from llamalab.lab.memory import Estimate, ModelMemory
 from llamalab.lab.memory_weights import place
@@ -28,13 +32,13 @@ class TypeFit:
     Attributes:
         type: its name.
         file_bytes: of its tensors.
-        total: bytes of RAM at the estimate's context.
+        needed: bytes that have to stay in RAM at the estimate's context.
         largest_context: tokens of one sequence that fit; 0: none does.
     """
 
     type: str
     file_bytes: int
-    total: int
+    needed: int
     largest_context: int
 
 
@@ -79,38 +83,65 @@ def budget(memory: ModelMemory, size: int, asked: Estimate, **options: Any) -> B
     Raises:
         As `ModelMemory.estimate`.
     """
-    trained = memory.header.context_length or asked.setting.n_ctx
-    known: dict[int, Estimate] = {}
+    known = {} if asked.gpu_layers else {asked.setting.n_ctx: asked}
+    most = memory.header.context_length or asked.setting.n_ctx
+    turn = last_without_flash(memory, most, options)
 
     def at(n_ctx: int) -> Estimate:
         if n_ctx not in known:
             known[n_ctx] = memory.estimate(n_ctx=n_ctx, **options)
         return known[n_ctx]
 
+    def largest(needed: Callable[[Estimate], int]) -> int:
+        def fits(n_ctx: int) -> bool:
+            return needed(at(n_ctx)) <= size
+
+        return largest_context(fits, most, least=turn) or largest_context(fits, turn)
+
+    def fit(type: str, tensors: Mapping[str, Stored]) -> TypeFit:
+        weights = place(tensors, memory.copies_of(tensors), first=memory.n_layers + 1)
+
+        def needed(own: Estimate) -> int:
+            """What is not weights is the same as for the model's own type."""
+            rest = sum(part.ram for part in own.parts if part.name not in ("weights", "copies", "work area"))
+            return rest + weights.read + weights.copies + memory.work_bytes(own.setting, tensors)
+
+        file_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        return TypeFit(type, file_bytes, needed(at(asked.setting.n_ctx)), largest(needed))
+
     return Budget(
         size=size,
-        largest_context=largest_context(lambda n_ctx: at(n_ctx).total <= size, trained),
+        largest_context=largest(lambda own: own.without_mmap),
         gpu_layers=_most_layers(memory, size, asked, options),
-        types=tuple(
-            _fit(memory, type, tensors, size, at, asked.setting.n_ctx) for type, tensors in _types(memory).items()
-        ),
+        types=tuple(fit(type, tensors) for type, tensors in _types(memory).items()),
     )
 
 
-def largest_context(fits: Callable[[int], bool], most: int) -> int:
-    """The largest context up to `most`, in llama.cpp's steps of 256 tokens, for which `fits` holds; 0: none.
+def last_without_flash(memory: ModelMemory, most: int, options: Mapping[str, Any]) -> int:
+    """The largest context up to `most` for which the engine does not take flash attention by itself; 0: none.
+
+    Beyond it memory falls; on each side it rises with the context.
+    """
+    return largest_context(lambda n_ctx: not memory.setting(n_ctx=n_ctx, **options).flash_attn, most)
+
+
+def largest_context(fits: Callable[[int], bool], most: int, *, least: int = 0) -> int:
+    """The largest context above `least` and up to `most`, in llama.cpp's steps of 256 tokens, that fits; 0: none.
 
     Args:
         fits: true up to some context and false beyond it.
         most: tokens.
+        least: tokens.
     """
+    if most <= least:
+        return 0
     if fits(most):
         return most
-    low, high = 0, -(-most // _STEP)  # in steps: low fits, high does not
+    low, high = least // _STEP, -(-most // _STEP)  # in steps: low fits, or is too small; high does not
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle * _STEP) else (low, middle)
-    return low * _STEP
+    return low * _STEP if low * _STEP > least else 0
 
 
 def shape_of(memory: ModelMemory) -> Shape | None:
@@ -153,29 +184,9 @@ def _tensors(memory: ModelMemory, shape: Shape, types: Mapping[str, str]) -> dic
     found: dict[str, Stored] = {}
     offset = 0
     for name, size in shape.tensors.items():
-        found[name] = Stored(memory.path, offset, types[name], size)
-        offset += byte_size(types[name], size)
+        found[name] = Stored(memory.path, offset, types.get(name, "F32"), size)
+        offset += found[name].nbytes
     return found
-
-
-def _fit(
-    memory: ModelMemory, type: str, tensors: Mapping[str, Stored], size: int, at: Callable[[int], Estimate], asked: int
-) -> TypeFit:
-    """A type at the context that was asked for, and the largest context: what is not weights stays the same."""
-    weights = place(tensors, memory.copies_of(tensors), first=memory.n_layers + 1)
-
-    def total(n_ctx: int) -> int:
-        own = at(n_ctx)
-        rest = sum(part.ram for part in own.parts if part.name not in ("weights", "copies", "work area"))
-        return rest + weights.mapped + weights.copies + memory.work_bytes(own.setting, tensors)
-
-    trained = memory.header.context_length or asked
-    return TypeFit(
-        type=type,
-        file_bytes=sum(tensor.nbytes for tensor in tensors.values()),
-        total=total(asked),
-        largest_context=largest_context(lambda n_ctx: total(n_ctx) <= size, trained),
-    )
 
 
 def _most_layers(memory: ModelMemory, size: int, asked: Estimate, options: Mapping[str, Any]) -> int:

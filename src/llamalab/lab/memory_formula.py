@@ -114,8 +114,8 @@ def sizes(header: Header, fields: Mapping[str, Any], tensors: Mapping[str, Store
     arch = header.architecture
     embedding = tensors.get("token_embd.weight")
     return Sizes(
-        dim=_largest(fields.get(f"{arch}.embedding_length")),
-        ffn_dim=_largest(fields.get(f"{arch}.feed_forward_length")),
+        dim=largest(fields.get(f"{arch}.embedding_length")),
+        ffn_dim=largest(fields.get(f"{arch}.feed_forward_length")),
         n_heads=header.heads,
         n_kv_heads=max(header.heads_kv, default=0),
         key_length=header.key_length,
@@ -147,7 +147,7 @@ def cache_layers(header: Header, setting: Setting) -> list[int]:
 def windowed_saving(header: Header, fields: Mapping[str, Any], setting: Setting) -> int:
     """Bytes by which the KV cache would be smaller if layers with a sliding window kept only what they can see."""
     arch = header.architecture
-    window = _largest(fields.get(f"{arch}.attention.sliding_window")) or _WINDOWS.get(arch, 0)
+    window = largest(fields.get(f"{arch}.attention.sliding_window")) or _WINDOWS.get(arch, 0)
     if not window or arch not in _WINDOW_PERIODS:
         return 0
     pattern = _window_pattern(arch, fields.get(f"{arch}.attention.sliding_window_pattern"), len(header.heads_kv))
@@ -218,7 +218,7 @@ def _window_pattern(arch: str, given: object, n_layers: int) -> Sequence[bool]:
     return [i % period < period - 1 for i in range(n_layers)]
 
 
-def _largest(value: object) -> int:
+def largest(value: object) -> int:
     """A number, or the largest of an array of them; 0 for anything else."""
     values = value if isinstance(value, list) else [value]
     return max((int(v) for v in values if isinstance(v, int | float) and math.isfinite(v)), default=0)

@@ -8,6 +8,7 @@ from typing import Any
 
 from llamalab.errors import ConfigError
 from llamalab.lab.memory import Estimate, ModelMemory
+from llamalab.lab.memory_budget import last_without_flash
 
 _SHORTEST = 512
 _GIB = 2**30
@@ -19,6 +20,7 @@ _COLOURS = {
     "compute": "#54a24b",
     "work area": "#88d27a",
     "output": "#b279a2",
+    "weights that were copied": "#dfe6ee",
 }
 
 
@@ -32,9 +34,11 @@ def contexts(longest: int) -> list[int]:
     return sorted(found)
 
 
-def sweep(memory: ModelMemory, longest: int, **options: Any) -> list[Estimate]:
-    """Estimates of one model at several contexts up to `longest`; see `ModelMemory.estimate`."""
-    return [memory.estimate(n_ctx=n_ctx, **options) for n_ctx in contexts(longest)]
+def sweep(memory: ModelMemory, longest: int, *, gpu_layers: int = 0, **options: Any) -> list[Estimate]:
+    """Estimates of one model at several contexts up to `longest`; see `ModelMemory.setting` for `options`."""
+    turn = last_without_flash(memory, longest, options)
+    chosen = {*contexts(longest), *(n for n in (turn, turn + 1) if 0 < turn < longest)}
+    return [memory.estimate(n_ctx=n_ctx, gpu_layers=gpu_layers, **options) for n_ctx in sorted(chosen)]
 
 
 def plot(estimates: Sequence[Estimate], path: Path, *, budget: int | None = None, asked: Estimate) -> None:
@@ -58,9 +62,9 @@ def plot(estimates: Sequence[Estimate], path: Path, *, budget: int | None = None
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     lengths = [estimate.setting.n_ctx for estimate in estimates]
-    # Weights at the bottom: what does not change with the context is flat.
-    names = [name for name in _COLOURS if any(_ram(e, name) for e in estimates)]
-    heights = [[_ram(estimate, name) / _GIB for estimate in estimates] for name in names]
+    stacks = [_stack(estimate) for estimate in estimates]
+    names = [name for name in _COLOURS if any(stack[name] for stack in stacks)]
+    heights = [[stack[name] / _GIB for stack in stacks] for name in names]
     axes.stackplot(lengths, heights, labels=names, colors=[_COLOURS[name] for name in names])
     axes.plot([asked.setting.n_ctx], [asked.total / _GIB], "o", color="black", markersize=5, label="estimate")
     if asked.measured is not None:
@@ -71,7 +75,8 @@ def plot(estimates: Sequence[Estimate], path: Path, *, budget: int | None = None
             budget / _GIB, color="#d62728", linestyle="--", linewidth=1, label=f"budget {budget / _GIB:.3g} GiB"
         )
     axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths[::2], [str(n) for n in lengths[::2]])
+    ticks = [n for n in lengths if n == lengths[-1] or n & (n - 1) == 0]
+    axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.set_xlim(lengths[0], lengths[-1]) if len(lengths) > 1 else None
     axes.set_xlabel("context, tokens")
     axes.set_ylabel("RAM, GiB")
@@ -85,5 +90,8 @@ def plot(estimates: Sequence[Estimate], path: Path, *, budget: int | None = None
         raise ConfigError(f"The picture {path} cannot be written: {error}.") from error
 
 
-def _ram(estimate: Estimate, name: str) -> int:
-    return sum(part.ram for part in estimate.parts if part.name == name)
+def _stack(estimate: Estimate) -> dict[str, int]:
+    """Bytes of each layer of the picture, the lowest first; on top what the system may drop without harm."""
+    idle = estimate.total - estimate.without_mmap
+    heights = {part.name: part.ram for part in estimate.parts}
+    return heights | {"weights": heights["weights"] - idle, "weights that were copied": idle}

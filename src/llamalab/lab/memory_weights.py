@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llamalab.checkpoints.stored import Stored
 
+_BLOCK = re.compile(r"blk\.(\d{1,6})\.")
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 
 
@@ -55,8 +57,9 @@ def place(tensors: Mapping[str, Stored], copies: Mapping[str, int], *, first: in
 
 def _layer(name: str, n_layers: int) -> int:
     """The layer of a tensor: its block, the output's place after the last, or before all of them."""
-    if name.startswith("blk."):
-        return int(name.split(".")[1])
+    block = _BLOCK.match(name)
+    if block is not None:
+        return int(block[1])
     return n_layers if name.startswith("output") else -1
 
 
