@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class Texts(Sequence[str]):
 
     __slots__ = ("_ends", "_packed", "_path")
 
-    def __init__(self, packed: bytes, ends: list[int], path: Path) -> None:
+    def __init__(self, packed: bytes, ends: Sequence[int], path: Path) -> None:
         self._packed = packed
         self._ends = ends
         self._path = path
@@ -288,7 +289,7 @@ class _Cursor:
     def texts(self, n_items: int) -> Texts:
         """The tight loop: nearly all of a header is here."""
         data, at, unpack, begin = self.data, self.at, _LENGTH.unpack_from, self.at
-        ends: list[int] = []
+        ends = array("Q")
         try:
             for _ in range(n_items):
                 at += _LENGTH.size + unpack(data, at)[0]
