@@ -188,6 +188,34 @@ def test_gpu_layers_without_a_gpu_build_warn_and_go_on(tiny_gguf: Path, monkeypa
         assert engine.info.architecture == "llama"
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("block_count", 0, "it has 0 layers"),
+        ("block_count", 513, "it has 513 layers"),
+        ("block_count", 2**31 - 1, "it has 2147483647 layers"),
+        ("nextn_predict_layers", 3, "of its 2 layers 3"),
+        ("expert_count", 1025, "0 of 1025 experts"),
+        ("expert_used_count", 1, "1 of 0 experts"),
+        ("rope.scaling.type", "nonsense", "of the kind 'nonsense'"),
+    ],
+)
+def test_settings_at_which_llama_cpp_would_end_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: int | str, message: str
+):
+    """And no memory for as many layers as a damaged count says."""
+    finish = tiny._finish
+
+    def with_setting(writer: gguf.GGUFWriter) -> None:
+        kind = gguf.GGUFValueType.STRING if isinstance(value, str) else gguf.GGUFValueType.UINT32
+        writer.add_key_value(f"llama.{key}", value, kind)
+        finish(writer)
+
+    monkeypatch.setattr(tiny, "_finish", with_setting)
+    with pytest.raises(ModelFileError, match=message):
+        LlamaCppEngine(tiny.write_bpe(tmp_path / "x.gguf"), n_threads=1)
+
+
 def test_random_damage_never_ends_the_process(tiny_gguf: Path, tmp_path: Path):
     """Bytes of the header are changed at random; each file is refused or loads. A crash would fail the child."""
     code = f"""

@@ -31,6 +31,10 @@ CACHE_TYPES = {
 }
 """Types of the KV cache: name to (number in ggml, values per block, bytes per block)."""
 
+_MOST_LAYERS, _MOST_EXPERTS = 512, 1024
+_SCALINGS = ("none", "linear", "yarn", "longrope")
+"""What llama.cpp can run; it takes the process with it where a file asks for something else."""
+
 _INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
 _STRING, _ARRAY = 8, 9
 
@@ -118,6 +122,7 @@ def read_header(path: Path) -> Header:
             raise ModelFileError(f"{path} names no architecture (general.architecture): this is no model file.")
         _check_tokens(gguf, path)
         arch = architecture
+        _check_layers(gguf, arch, path)
         layers = _integers(gguf, f"{arch}.block_count")
         n_layers = layers[0] if layers else 0
         heads = _integers(gguf, f"{arch}.attention.head_count")
@@ -181,6 +186,28 @@ def _check_tokens(gguf: int, path: Path) -> None:
             raise ModelFileError(
                 f"{path} is damaged: tokens {seen[token]} and {i} of its vocabulary are the same ({token!r})."
             )
+
+
+def _check_layers(gguf: int, arch: str, path: Path) -> None:
+    """Refuse counts and kinds at which llama.cpp would end the process."""
+
+    def first(key: str) -> int:
+        return sum(_integers(gguf, f"{arch}.{key}")[:1])
+
+    layers, experts = first("block_count"), first("expert_count")
+    used = max([0, *_integers(gguf, f"{arch}.expert_used_count")])
+    scaling = _string(gguf, f"{arch}.rope.scaling.type")
+    what = None
+    if _integers(gguf, f"{arch}.block_count") and not 1 <= layers <= _MOST_LAYERS:
+        what = f"it says that it has {layers} layers, and llama.cpp runs 1 to {_MOST_LAYERS}"
+    elif not 0 <= first("nextn_predict_layers") <= layers:
+        what = f"of its {layers} layers {first('nextn_predict_layers')} are said to predict more tokens"
+    elif not (0 <= experts <= _MOST_EXPERTS and used <= experts):
+        what = f"it says that it uses {used} of {experts} experts, and llama.cpp runs at most {_MOST_EXPERTS}"
+    elif scaling is not None and scaling not in _SCALINGS:
+        what = f"its RoPE scaling is of the kind {scaling!r}, which llama.cpp does not know"
+    if what is not None:
+        raise ModelFileError(f"{path} cannot be run: {what}. It is damaged, or made for another runtime.")
 
 
 def _string(gguf: int, key: str) -> str | None:
