@@ -20,6 +20,7 @@ from llamalab.lab.quantize import quantize
 from llamalab.lab.quantizer import parsed
 from llamalab.lab.shapes import changed_shape
 from llamalab.lab.synth import write_synthetic
+from tests import tiny
 
 SHAPE = changed_shape("custom", n_layers=1, dim=256, n_heads=4, n_kv_heads=2, ffn_dim=256, vocab_size=320)
 MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
@@ -208,13 +209,19 @@ def test_damaged_source_is_refused(tiny_gguf: Path, tmp_path: Path, share: float
     assert [path.name for path in tmp_path.iterdir()] == ["cut.gguf"]
 
 
-def test_header_at_which_llama_cpp_ends_its_process_is_an_error_here(tiny_gguf: Path, tmp_path: Path) -> None:
+def test_header_at_which_llama_cpp_ends_its_process_is_an_error_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An assertion in C++ takes the child with it, and nothing else."""
-    key = b"llama.block_count"
-    content = bytearray(tiny_gguf.read_bytes())
-    at = content.index(key) + len(key) + 4
-    content[at : at + 4] = (600).to_bytes(4, "little")
-    (tmp_path / "odd.gguf").write_bytes(content)
+    finish = tiny._finish
+
+    def with_experts(writer: gguf.GGUFWriter) -> None:
+        for key, value in {"expert_count": 4, "expert_used_count": 2, "expert_group_count": 9}.items():
+            writer.add_uint32(f"llama.{key}", value)
+        finish(writer)
+
+    monkeypatch.setattr(tiny, "_finish", with_experts)
+    tiny.write_bpe(tmp_path / "odd.gguf")
     with pytest.raises(ModelFileError, match=r"odd\.gguf could not be quantised to Q8_0: .*ASSERT"):
         quantize(tmp_path / "odd.gguf", tmp_path / "x.gguf", "Q8_0")
     assert [path.name for path in tmp_path.iterdir()] == ["odd.gguf"]

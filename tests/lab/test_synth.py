@@ -260,6 +260,8 @@ def test_target_that_is_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"old")
     with pytest.raises(ConfigError, match="exists already; --force"):
         write_synthetic(TINY, tmp_path / "x.gguf", "Q8_0")
+    with pytest.raises(ConfigError, match="no regular file"):
+        write_synthetic(TINY, Path("/dev/null"), "Q8_0", force=True)
     with pytest.raises(ConfigError, match="is a folder"):
         write_synthetic(TINY, tmp_path, "Q8_0", force=True)
     with pytest.raises(ModelFileError, match="cannot be written"):

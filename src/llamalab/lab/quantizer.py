@@ -178,12 +178,13 @@ def _started(job: str, errors: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
     # A group of its own: Ctrl-C comes to this process alone, which then ends the child.
     group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
     with subprocess.Popen(
-        [sys.executable, "-m", __name__, job],
+        [sys.executable, "-P", "-m", __name__, job],  # -P: no module of the folder that the user is in
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=errors,
         encoding="utf-8",
         errors="replace",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
         **group,
     ) as child:
         try:

@@ -21,12 +21,14 @@ def check_target(target: Path, *, force: bool, sources: Sequence[Path] = ()) -> 
         sources: files that are read meanwhile.
 
     Raises:
-        ConfigError: it is a folder, one of the sources, or exists without `force`.
+        ConfigError: it is a folder or a device, one of the sources, or exists without `force`.
     """
     if target.is_dir():
         raise ConfigError(f"{target} is a folder; name the file to write.")
     if not target.exists():
         return
+    if not target.is_file():
+        raise ConfigError(f"{target} is no regular file; name another target.")
     if any(source.exists() and target.samefile(source) for source in sources):
         raise ConfigError(f"{target} is the model to be read; name another target.")
     if not force:
