@@ -266,7 +266,10 @@ def _ffn_dim(params: _Json, dim: int) -> int:
     if "hidden_dim" in params:
         return params.integer("hidden_dim")
     multiplier = params.number("ffn_dim_multiplier") if "ffn_dim_multiplier" in params else None
-    return ffn_width(dim, params.integer("multiple_of"), multiplier)
+    try:
+        return ffn_width(dim, params.integer("multiple_of"), multiplier)
+    except OverflowError:
+        raise ModelFileError(f"{params.path}: ffn_dim_multiplier is {multiplier!r}; no model is so wide.") from None
 
 
 def _scaling(params: _Json, own: _Json | None, dim: int, n_layers: int) -> tuple[RopeScaling | None, str]:

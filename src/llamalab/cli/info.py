@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from llamalab.errors import ConfigError
 if TYPE_CHECKING:
     from llamalab.lab.info import FileInfo, Info, RopeInfo, TokenizerInfo
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LINE = 72
 """Characters of a chat template's first line that the table shows."""
 
@@ -52,12 +54,12 @@ def info(
     if as_json:
         print_json(_document(found, tensors=tensors))
         return
-    print_table(["", found.name], list(_rows(found)))
+    print_table(["", _cell(found.name)], list(_rows(found)))
     _print_types(found)
     if tensors:
         _print_tensors(found)
     for warning in found.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {_cell(warning)}", file=sys.stderr)
 
 
 @contextmanager
@@ -85,23 +87,33 @@ def _document(found: Info, *, tensors: bool) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can say it: null for what is not finite."""
+    """As JSON can say it and a terminal can show it: null for what is not finite."""
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_text(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return str(value) if isinstance(value, Path) else value
+    return _text(value) if isinstance(value, Path | str) else value
+
+
+def _text(value: object) -> str:
+    """As text that can be printed: a file may hold half a character (a lone surrogate), or be called by one."""
+    return str(value).encode("utf-8", "replace").decode("utf-8")
+
+
+def _cell(value: object) -> str:
+    """The same without control characters: a file's name for itself must not move a terminal's cursor, or worse."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", _text(value))
 
 
 def _rows(found: Info) -> Iterator[list[str]]:
     """What is known, a line for each; nothing for what the headers do not tell."""
     for label, value in _facts(found):
         if value is not None and value != "":
-            yield [label, str(value)]
+            yield [label, _cell(value)]
 
 
 def _facts(found: Info) -> Iterator[tuple[str, object]]:
@@ -215,7 +227,7 @@ def _print_types(found: Info) -> None:
         ["type", "tensors", "parameters", "size", "share"],
         [
             [
-                kind,
+                _cell(kind),
                 f"{count.n_tensors:,}",
                 f"{count.n_params:,}",
                 human_size(count.n_bytes),
@@ -232,6 +244,6 @@ def _print_tensors(found: Info) -> None:
 
     print_table(
         ["tensor", "shape", "type", "size"],
-        [[t.name, " x ".join(map(str, t.shape)), t.dtype, human_size(t.n_bytes)] for t in found.tensors],
+        [[_cell(t.name), " x ".join(map(str, t.shape)), _cell(t.dtype), human_size(t.n_bytes)] for t in found.tensors],
         right=["size"],
     )
