@@ -32,6 +32,14 @@ def draw_entropix() -> None:
     assert code == 0
 
 
+def draw_memory() -> None:
+    """The command that the page on memory shows."""
+    options = ["--n-ctx", "8192", "--budget", "8GB", "--plot", str(DOCS / "pictures" / "memory.svg")]
+    code = run(["memory", "--shape", "llama-3.1-8b", *options])
+    assert code == 0
+
+
 if __name__ == "__main__":
     draw_tour()
     draw_entropix()
+    draw_memory()

@@ -63,6 +63,14 @@ def test_a_picture_is_drawn(cli: Cli, model: str, tmp_path: Path) -> None:
     assert "context, tokens" in (tmp_path / "m.svg").read_text()
 
 
+def test_a_shape_needs_no_file(cli: Cli) -> None:
+    """Closed form: 70.6 billion parameters at 4 to 6.6 bits; 80 layers of 8 KV heads of 128 values, K and V, 2 bytes."""
+    said = json.loads(cli("memory", "--shape", "llama-3.1-70b", "--type", "q4_k_m", "--n-ctx", "8192", "--json").out)
+    parts = {part["name"]: part for part in said["parts"]}
+    assert 70.5e9 * 4 / 8 < parts["weights"]["ram"] < 70.6e9 * 6.6 / 8
+    assert parts["KV cache"]["formula"] == 80 * 8 * 128 * 2 * 2 * 8192
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -78,6 +86,9 @@ def test_a_picture_is_drawn(cli: Cli, model: str, tmp_path: Path) -> None:
         (["{model}", "--kv-type", "q8_0", "--flash-attn", "off"], "needs flash attention"),
         (["{model}", "--kv-type", "q8_0"], "block size 32 does not divide n_embd_head_k=16"),
         (["{model}", "--budget", "much"], "'much' is no size of a memory"),
+        (["{model}", "--shape", "llama-2-7b"], "it goes without another model"),
+        (["--shape", "llama-9"], "There is no shape 'llama-9'"),
+        (["--shape", "llama-2-7b", "--type", "Q9"], "Q9"),
         (["{model}", "--measure", "-g", "1"], "--measure measures RAM"),
         (["{model}", "--plot", "{folder}/none/m.svg"], "cannot be written"),
     ],

@@ -86,12 +86,12 @@ def test_what_lies_outside_sliding_windows_is_counted(name: str, window: int, tm
 
 @pytest.mark.parametrize(
     ("dim", "heads", "kv", "head", "ffn"),
-    [(256, 8, 2, 32, 1024), (512, 8, 8, 64, 1408), (384, 3, 1, 128, 1024), (256, 8, 8, 64, 256)],
+    [(256, 8, 2, 32, 1024), (512, 8, 8, 64, 1408), (384, 3, 1, 128, 1024), (640, 5, 5, 128, 2000)],
 )
 def test_the_formula_s_compute_buffer_is_llama_cpp_s(
     dim: int, heads: int, kv: int, head: int, ffn: int, tmp_path: Path
 ) -> None:
-    """Shapes that the formula was not fitted on."""
+    """Shapes that the formula was not fitted on, with queries as wide as the residual stream."""
     path = hole_models.llama(tmp_path / "hole.gguf", dim=dim, heads=heads, kv=kv, head=head, ffn=ffn)
     header, file = read_header(path), read_gguf_file(path)
     size = sizes(header, file.fields, file.tensors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +47,10 @@ def memory(
     measure: Annotated[
         bool, typer.Option("--measure", help="Load the model too, fill its context, and say what that took.")
     ] = False,
+    shape: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a published shape instead, as llama-3.1-70b: no file needed.")
+    ] = None,
+    type: Annotated[str, typer.Option(metavar="TYPE", help="Quantisation of that shape.")] = "Q4_K_M",
     budget: Annotated[str | None, typer.Option(metavar="SIZE", help="What fits into so much: 24GB, 16GiB, ...")] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw memory against context length (.svg, .png, .pdf).")
@@ -61,9 +66,10 @@ def memory(
         raise ConfigError(f"--flash-attn is on, off or auto, not '{flash_attn}'.")
     if measure and gpu_layers:
         raise ConfigError("--measure measures RAM, so it goes without --gpu-layers.")
+    if shape is not None and (model is not None or measure):
+        what = "another model" if model is not None else "--measure"
+        raise ConfigError(f"--shape is for a model that is not there: it goes without {what}.")
 
-    from llamalab.checkpoints.locate import locate
-    from llamalab.engines import split_spec
     from llamalab.lab.memory import ModelMemory
     from llamalab.lab.memory_budget import budget as fit
     from llamalab.lab.memory_budget import parse_size
@@ -71,7 +77,7 @@ def memory(
     size = None if budget is None else parse_size(budget)
     options: dict[str, Any] = {"n_seq": n_seq, "kv_type": kv_type, "flash_attn": _FLASH[flash_attn]}
     options |= {"n_batch": n_batch, "n_ubatch": n_ubatch}
-    with ModelMemory(locate(split_spec(model or "pico")[1])) as opened:
+    with _file(model, shape, type) as path, ModelMemory(path) as opened:
         found = opened.estimate(n_ctx=n_ctx, gpu_layers=gpu_layers, measure=measure, **options)
         fitting = None if size is None else fit(opened, size, found, **options)
         if plot is not None:
@@ -85,6 +91,22 @@ def memory(
         print_json(_document(found, fitting))
     else:
         _print(found, fitting, budget)
+
+
+@contextmanager
+def _file(model: str | None, shape: str | None, type: str) -> Iterator[Path]:
+    """The model's file, or one that stands for a shape."""
+    if shape is None:
+        from llamalab.checkpoints.locate import locate
+        from llamalab.engines import split_spec
+
+        yield locate(split_spec(model or "pico")[1])
+        return
+    from llamalab.lab.memory_shape import shape_file
+    from llamalab.lab.shapes import shape_named
+
+    with shape_file(shape_named(shape), type) as path:
+        yield path
 
 
 def _document(found: Estimate, fitting: Budget | None) -> dict[str, Any]:
@@ -123,11 +145,15 @@ def _sentences(found: Estimate) -> Iterator[str]:
             else "."
         )
     )
-    yield (
-        f"Of that, {_size(found.reclaimable)} are pages of files, which the system can drop and read again. To run at "
-        f"full speed, {_size(found.without_mmap)} have to stay: pages of weights that llama.cpp has copied are not "
-        "looked at again. With load_mode='read', which maps no file, that is all it takes."
-    )
+    dropped = f"Of that, {_size(found.reclaimable)} are pages of files, which the system can drop and read again."
+    if found.total - found.without_mmap < _MIB:
+        yield dropped
+    else:
+        yield (
+            f"{dropped} To run at full speed, {_size(found.without_mmap)} have to stay: pages of weights that "
+            "llama.cpp has copied are not looked at again. With load_mode='read', which maps no file, that is all it "
+            "takes."
+        )
     if found.measured is not None and found.error is not None:
         yield (
             f"A process that filled the context took {_size(found.measured.peak)} at its peak: the estimate is "

@@ -6,6 +6,7 @@ again: the system drops them first, and nothing gets slower.
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -191,10 +192,8 @@ def _tensors(memory: ModelMemory, shape: Shape, types: Mapping[str, str]) -> dic
 
 def _most_layers(memory: ModelMemory, size: int, asked: Estimate, options: Mapping[str, Any]) -> int:
     """Layers whose weights, caches and buffer fit into a GPU's memory at the context that was asked for."""
-    fitting = 0
-    for layers in range(1, memory.n_layers + 2):
-        need = memory.estimate(n_ctx=asked.setting.n_ctx, gpu_layers=layers, **options).vram
-        if need > size:
-            break
-        fitting = layers
-    return fitting
+
+    def vram(layers: int) -> int:
+        return memory.estimate(n_ctx=asked.setting.n_ctx, gpu_layers=layers, **options).vram
+
+    return bisect.bisect_right(range(memory.n_layers + 2), size, key=vram) - 1

@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 
 import gguf
-import numpy as np
 
+from llamalab.checkpoints.ggml_types import GGML_TYPES
 from llamalab.checkpoints.stored import Stored, byte_size
 from llamalab.engines.native import api, captured_lines
 from llamalab.engines.options import Options
@@ -116,8 +116,8 @@ def write_hole(writer: gguf.GGUFWriter, path: Path, tensors: Mapping[str, tuple[
     data = 0
     for name, (shape, kind) in tensors.items():
         size = byte_size(kind, shape)
-        # The array's type is not looked at where ggml's is given.
-        writer.add_tensor_info(name, shape, np.dtype(np.float32), size, gguf.GGMLQuantizationType[kind])
+        # Not by its own method: that refuses types that gguf-py does not know and llama.cpp does.
+        writer.tensors[0][name] = gguf.gguf_writer.TensorInfo(shape, GGML_TYPES[kind].number, size)
         data += _aligned(size)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
