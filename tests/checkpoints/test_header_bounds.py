@@ -22,6 +22,7 @@ from llamalab.checkpoints.huggingface import write_huggingface
 from llamalab.checkpoints.meta import write_meta
 from llamalab.checkpoints.pth import layout
 from llamalab.checkpoints.safetensors_file import read_entries, read_safetensors
+from llamalab.engines.gguf_header import read_header
 from llamalab.engines.native import api
 from llamalab.errors import LlamalabError, ModelFileError
 from tests.checkpoints.test_gguf_reader import PICO
@@ -184,6 +185,14 @@ def test_the_most_that_is_let_through_takes_less_than_half_a_gigabyte(tmp_path: 
     n_texts, peak, *_ = done.stdout.splitlines()
     assert int(n_texts) == 4_900_000
     assert int(peak.split()[1]) * 1024 < MOST_BYTES
+
+
+def test_llama_cpp_is_not_asked_to_count_to_a_billion(tmp_path: Path) -> None:
+    """It would: its own limit is 2^30 items."""
+    header = struct.pack("<QQ", 0, 1) + entry("a", ARRAY, array(0, 10**9))
+    path = lay(tmp_path / "x.gguf", b"GGUF" + struct.pack("<I", 3) + header, hole=True)
+    with pytest.raises(ModelFileError, match="longer than"):
+        read_header(path)
 
 
 def test_texts_left_in_the_file_are_those_that_are_read() -> None:

@@ -83,6 +83,8 @@ def test_bad_input(cli: Cli, model: str, tmp_path: Path) -> None:
     refused(cli("info", "./empty.gguf"), "is empty")
     (tmp_path / "text.gguf").write_text("this is a text, not a model" * 10)
     refused(cli("info", "./text.gguf"), "not a GGUF file")
+    (tmp_path / "model.safetensors").touch()
+    refused(cli("info", "./model.safetensors"), "name the folder")
     content = Path(model).read_bytes()
     for share in (0.001, 0.1, 0.5, 0.99):
         (tmp_path / "cut.gguf").write_bytes(content[: int(len(content) * share)])

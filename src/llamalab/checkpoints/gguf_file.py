@@ -101,7 +101,7 @@ def read_gguf_file(path: Path, *, lazy: bool = False) -> GgufFile:
 
     Args:
         path: of the file.
-        lazy: leave arrays of texts undecoded (`Texts`).
+        lazy: leave arrays of texts undecoded (`Texts`), and do not refuse a single text that is no UTF-8.
 
     Raises:
         ModelNotFound: no such file.
@@ -253,20 +253,20 @@ class _Cursor:
             raise self.damaged(f"it says that it has {found:,} {what}")
         return found
 
-    def string(self) -> str:
+    def string(self, errors: str = "strict") -> str:
         length = int(self.number("Q"))
         self.require(length)
         if length > _LONGEST_TEXT:
             raise self.damaged(f"a text of {length:,} bytes")
         text = self.bytes(length)
         try:
-            return text.decode("utf-8")
+            return text.decode("utf-8", errors)
         except UnicodeDecodeError:
             raise self.damaged(f"{text[:40]!r} is not UTF-8") from None
 
     def value(self, kind: int, key: str) -> Any:
         if kind == _STRING:
-            return self.string()
+            return self.string("replace" if self.lazy else "strict")
         if kind == _ARRAY:
             return self.array(self.number("I"), key)
         if kind not in _SCALARS:

@@ -13,14 +13,11 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from llamalab.errors import EngineError, InputError, ModelFileError
+from llamalab.lab.course_model import LoadedModel, events, last
 from llamalab.lab.course_options import chat_options, engine_options, generation_options, told
-
-if TYPE_CHECKING:
-    from llamalab.chat import EngineChat
-    from llamalab.engine import Engine, Generation
 
 __all__ = [
     "BenchmarkMetrics",
@@ -42,41 +39,6 @@ ModelPath: TypeAlias = str | os.PathLike[str]
 _GB = 10**9
 _UNKNOWN_OVERHEAD = 0.2
 """Share of a file's size that is taken for the rest, where the file is no GGUF and nothing better is known."""
-
-
-class LoadedModel:
-    """What `load_model` gives; a context manager: leaving it frees the memory, as `close` does.
-
-    Attributes:
-        engine: the model as llamalab runs it.
-        template: chat template that was asked for; None: the model's own.
-        seed: of every generation that is given none; None: each draws afresh.
-    """
-
-    def __init__(self, engine: Engine, template: str | None, seed: int | None) -> None:
-        self.engine = engine
-        self.template = template
-        self.seed = seed
-        self._chat: EngineChat | None = None
-
-    @property
-    def chat(self) -> EngineChat:
-        """The same as a chat model; a model without a template gets plain lines 'User:' and 'Assistant:'."""
-        if self._chat is None:
-            from llamalab.chat import EngineChat
-
-            self._chat = EngineChat(self.engine, self.template)
-        return self._chat
-
-    def close(self) -> None:
-        """Free the memory."""
-        self.engine.close()
-
-    def __enter__(self) -> LoadedModel:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +138,7 @@ def generate_text(
         ConfigError: an option that does not exist, or cannot be.
     """
     given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "stop": stop}
-    return _last(_generate(model, prompt, given | kwargs)).text
+    return last(events(model, prompt, given | kwargs)).text
 
 
 def generate_chat(
@@ -281,10 +243,10 @@ def benchmark_inference(
     begin = time.perf_counter()
     for prompt in [prompts] if isinstance(prompts, str) else prompts:
         start = time.perf_counter()
-        events = _generate(model, prompt, {"max_tokens": max_tokens, **kwargs})
-        first = next(events)
+        found = events(model, prompt, {"max_tokens": max_tokens, **kwargs})
+        first = next(found)
         waits.append(time.perf_counter() - start)
-        n_tokens += _last([first, *events]).usage.output
+        n_tokens += last([first, *found]).usage.output
     total = time.perf_counter() - begin
     if not waits:
         raise InputError("There are no prompts to measure with.")
@@ -325,7 +287,7 @@ def llamacpp_available() -> bool:
     return bool(llamalab.engines.native.api)
 
 
-def _estimated(path: Path, n_ctx: int, n_batch: int) -> tuple[int, int, int]:
+def _estimated(path: Path, n_ctx: int, n_batch: int) -> tuple[float, float, float]:
     """Bytes of the model's files, of the KV cache, and of everything."""
     from llamalab.engines.context import padded
     from llamalab.engines.weights import weight_bytes
@@ -339,25 +301,6 @@ def _estimated(path: Path, n_ctx: int, n_batch: int) -> tuple[int, int, int]:
     part = next(part for part in found.parts if part.name == "KV cache")
     cache = part.ram if part.formula is None else part.formula  # llama.cpp reports it rounded
     return weight_bytes(path), cache + asked - within, found.total + asked - within
-
-
-def _generate(model: LoadedModel, prompt: str, given: Mapping[str, Any]) -> Iterator[Any]:
-    from llamalab.engine import GenerateRequest
-
-    params, schema, grammar = generation_options(given, model.seed)
-    engine = model.engine
-    bos = [engine.info.bos_id] if engine.info.add_bos and engine.info.bos_id is not None else []
-    ids = [*bos, *engine.tokenize(prompt)]
-    return iter(engine.generate([GenerateRequest(ids, params, schema=schema, grammar=grammar)]))
-
-
-def _last(events: Iterable[Any]) -> Generation:
-    from llamalab.engine import Generation
-
-    for event in events:
-        if isinstance(event, Generation):
-            return event
-    raise EngineError("The engine ended a request without saying how.")
 
 
 def _peak_memory_gb() -> float | None:

@@ -232,6 +232,8 @@ def model_info(model: str | Path, *, sha256: bool = False, progress: Callable[[P
     path = _located(model)
     if path.is_dir():
         info = _folder_info(path)
+    elif path.suffix in (".safetensors", ".pth"):
+        raise ModelFileError(f"{path} is one file of a model in a folder; name the folder: {path.parent}.")
     else:
         from llamalab.lab.info_gguf import gguf_info
 
