@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llama_cpp._ctypes_extensions import load_shared_library
 
+from llamalab.checkpoints.gguf_file import read_gguf_file
 from llamalab.engines.native import api, forget_errors, native_reason
 from llamalab.errors import ModelFileError, ModelNotFound
 
@@ -37,6 +38,8 @@ _SCALINGS = ("none", "linear", "yarn", "longrope")
 
 _INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
 _STRING, _ARRAY = 8, 9
+_HARMLESS_BYTES = 128 << 20
+"""In a smaller file no count can make llama.cpp allocate much, for what it counts has to be in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ def read_header(path: Path) -> Header:
         ModelFileError: a folder, an empty or unreadable file, not a GGUF, damaged, or cut off.
     """
     size = _check_file(path)
+    if size > _HARMLESS_BYTES:
+        read_gguf_file(path, lazy=True)  # llama.cpp allocates 8 GB for a count that says so: ours is refused before
     forget_errors()
     gguf = _open(str(path).encode(), _GgufInit(no_alloc=True, ctx=None))
     if not gguf:
