@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import gguf
@@ -17,9 +19,9 @@ from llamalab.errors import ConfigError, ModelFileError, ModelNotFound
 from llamalab.lab import quantize as module
 from llamalab.lab.imatrix import read_imatrix
 from llamalab.lab.quantize import quantize
-from llamalab.lab.quantizer import parsed
+from llamalab.lab.quantizer import _started, in_child, parsed
 from llamalab.lab.shapes import changed_shape
-from llamalab.lab.synth import write_synthetic
+from llamalab.lab.synth import planned_types, write_synthetic
 from tests import tiny
 
 SHAPE = changed_shape("custom", n_layers=1, dim=256, n_heads=4, n_kv_heads=2, ffn_dim=256, vocab_size=320)
@@ -166,6 +168,21 @@ def test_importance_matrix_is_used_as_mean_squares(wide: Path, importance: Path,
     expected = quantised(values, "Q4_K", importance=np.asarray(sums)[0] / np.float32(10))
     np.testing.assert_array_equal(found.data, expected)
     assert not np.array_equal(found.data, quantised(values, "Q4_K"))
+
+
+def test_plan_of_a_shape_is_that_of_real_weights_with_an_importance_matrix(wide: Path, importance: Path) -> None:
+    """IQ3_XXS is mixed in another way without one."""
+    plan = in_child(wide, None, "IQ3_XXS", imatrix=importance)
+    assert planned_types(SHAPE, "IQ3_XXS") == {step.name: step.after for step in plan.steps}
+    without = in_child(wide, None, "IQ3_XXS")
+    assert (plan.needs_importance, without.needs_importance) == (False, True)
+    assert [step.after for step in plan.steps] != [step.after for step in without.steps]
+
+
+def test_child_is_ended_with_the_block_that_started_it() -> None:
+    with pytest.raises(KeyboardInterrupt), tempfile.TemporaryFile() as errors, _started("{}", errors) as child:
+        raise KeyboardInterrupt
+    assert child.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow
