@@ -64,7 +64,7 @@ def test_a_picture_is_drawn(cli: Cli, model: str, tmp_path: Path) -> None:
 
 
 def test_a_shape_needs_no_file(cli: Cli) -> None:
-    """Closed form: 70.6 billion parameters at 4 to 6.6 bits; 80 layers of 8 KV heads of 128 values, K and V, 2 bytes."""
+    """Closed form: 70.6 billion parameters of 4 to 6.6 bits; 80 layers of 8 KV heads of 128 values, K and V, F16."""
     said = json.loads(cli("memory", "--shape", "llama-3.1-70b", "--type", "q4_k_m", "--n-ctx", "8192", "--json").out)
     parts = {part["name"]: part for part in said["parts"]}
     assert 70.5e9 * 4 / 8 < parts["weights"]["ram"] < 70.6e9 * 6.6 / 8

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llamalab.checkpoints.gguf_file import read_gguf_file
 from llamalab.checkpoints.locate import PICO
 from llamalab.engines.gguf_header import read_header
-from llamalab.errors import ConfigError, EngineError, ModelFileError, ModelNotFound
+from llamalab.errors import ConfigError, EngineError, ModelFileError, ModelNotFound, OutOfMemory
 from llamalab.lab.memory import ModelMemory, estimate
 from llamalab.lab.memory_budget import budget, largest_context, parse_size
 from llamalab.lab.memory_child import Child
@@ -318,7 +318,20 @@ def test_what_ends_llama_cpp_ends_only_the_child(tmp_path: Path) -> None:
     content = path.read_bytes()
     key = b"llama.block_count"
     at = content.index(key) + len(key) + 4
-    path.write_bytes(content[:at] + (100_000).to_bytes(4, "little") + content[at + 4 :])
-    with pytest.raises((EngineError, ModelFileError)) as error, ModelMemory(path) as memory:
+    path.write_bytes(content[:at] + (10_000).to_bytes(4, "little") + content[at + 4 :])
+    with pytest.raises(ModelFileError, match="ends its process over it") as error, ModelMemory(path) as memory:
         memory.estimate(n_ctx=256)
     assert str(path) in str(error.value)
+
+
+def test_a_child_that_is_killed_is_one_message(pico: ModelMemory) -> None:
+    with ModelMemory(PICO) as memory:
+        memory._child._process.kill()
+        with pytest.raises(EngineError, match="it was killed, as for want of memory"):
+            memory.estimate(n_ctx=256)
+
+
+def test_what_cannot_fit_is_not_loaded(pico: ModelMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamalab.engines.machine.available_memory", lambda: 10 * MIB)
+    with pytest.raises(OutOfMemory, match=r"cannot be measured here: .* 0.01 GiB are free"):
+        pico.estimate(n_ctx=256, measure=True)

@@ -15,12 +15,13 @@ from typing import Any
 
 from llamalab.checkpoints.gguf_file import joined_tensors, read_gguf_parts
 from llamalab.checkpoints.stored import Stored
+from llamalab.engines import machine
 from llamalab.engines.context import context_length, sequences, uses_flash_attention
 from llamalab.engines.gguf_header import CACHE_TYPES
 from llamalab.engines.native import api
 from llamalab.engines.options import Options, parse_options
 from llamalab.engines.weights import checked_header, weight_bytes
-from llamalab.errors import ConfigError
+from llamalab.errors import ConfigError, OutOfMemory
 from llamalab.lab.memory_child import Child
 from llamalab.lab.memory_copies import copied_bytes
 from llamalab.lab.memory_formula import (
@@ -196,8 +197,9 @@ class ModelMemory:
         """
         if kv_type not in CACHE_TYPES:
             raise ConfigError(f"kv_type must be one of {', '.join(CACHE_TYPES)}, not {kv_type!r}.")
-        given = {"n_seq": n_seq, "type_k": kv_type, "type_v": kv_type, "flash_attn": flash_attn}
-        options = parse_options(given | {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch})
+        given: dict[str, Any] = {"n_seq": n_seq, "type_k": kv_type, "type_v": kv_type, "flash_attn": flash_attn}
+        given |= {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch, "n_gpu_layers": None if on_gpu else 0}
+        options = parse_options(given)
         trained = self.header.context_length
         if n_ctx is not None and trained and n_ctx > trained:
             raise ConfigError(
@@ -237,7 +239,8 @@ class ModelMemory:
         weights = place(self.tensors, self.copies, first=first)
         work = 0 if first <= 0 else self.work_bytes(setting)
         parts = (
-            Part("process", None, None, process["anonymous"] + process["file"], 0),
+            # Where the system does not split it, the peak will do.
+            Part("process", None, None, process["anonymous"] + process["file"] or process["peak"], 0),
             Part("weights", weights.mapped + weights.vram, None, weights.mapped, weights.vram),
             Part("copies", None, None, weights.copies, 0),
             Part("KV cache", formula.kv, laid_out.kv, *self._split_cache(setting, formula, laid_out, first)),
@@ -246,6 +249,7 @@ class ModelMemory:
             Part("work area", work, None, work, 0),
         )
         needed = sum(part.ram for part in parts)
+        without_mmap = needed - weights.mapped + weights.read
         # While it loads, the whole file is mapped and all copies are made, but there is no context yet.
         loading = parts[0].ram + weight_bytes(self.path) + weights.copies
         return Estimate(
@@ -258,18 +262,28 @@ class ModelMemory:
             total=max(needed, loading, process["peak"]),
             vram=sum(part.vram for part in parts),
             reclaimable=weights.mapped + process["file"],
-            without_mmap=needed - weights.mapped + weights.read,
-            measured=self.measure(setting) if measure else None,
+            without_mmap=without_mmap,
+            measured=self.measure(setting, without_mmap) if measure else None,
             notes=tuple(self._notes(setting, formula, laid_out, gpu_layers)),
         )
 
-    def measure(self, setting: Setting) -> Measured:
+    def measure(self, setting: Setting, needed: int) -> Measured:
         """What a process takes that runs the model: one of its own, so that nothing else is counted.
 
+        Args:
+            setting: what is asked of the model.
+            needed: bytes that have to be free for it.
+
         Raises:
-            OutOfMemory: the model does not fit.
+            OutOfMemory: they are not, or the model does not fit after all.
             EngineError: the process ended.
         """
+        free = machine.available_memory()
+        if free is not None and needed > free:
+            raise OutOfMemory(
+                f"{self.path.name} cannot be measured here: {needed / 2**30:.2f} GiB have to stay in memory, and "
+                f"{free / 2**30:.2f} GiB are free."
+            )
         with Child(self.path) as child:
             return Measured(**child.ask("fill", options=asdict(setting)))
 

@@ -164,7 +164,7 @@ def shape_of(memory: ModelMemory) -> Shape | None:
             rope_theta=float(fields.get("llama.rope.freq_base", 10_000.0)),
             tied="output.weight" not in memory.tensors,
         )
-    except ConfigError:
+    except (ConfigError, TypeError, ValueError):
         return None
     held = {name: tensor.shape for name, tensor in memory.tensors.items() if not name.startswith("rope_freqs")}
     return shape if held == shape.tensors else None

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from llamalab import errors
-from llamalab.errors import EngineError, LlamalabError
+from llamalab.errors import EngineError, LlamalabError, ModelFileError
 
 _LAST_WORDS = 3
+_CRASHES, _KILLED = (-6, -8, -11), -9  # SIGABRT, SIGFPE, SIGSEGV; SIGKILL
 
 
 class Child:
@@ -55,7 +56,8 @@ class Child:
 
         Raises:
             LlamalabError: what the child raised, of the same class.
-            EngineError: the child ended.
+            ModelFileError: llama.cpp ended the child over the file.
+            EngineError: the child ended otherwise.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -67,19 +69,21 @@ class Child:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise EngineError(self._last_words())
+            raise self._ended(filling=do == "fill")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise getattr(errors, answer["kind"], EngineError)(answer["error"])
         return answer
 
-    def _last_words(self) -> str:
+    def _ended(self, *, filling: bool) -> LlamalabError:
         code = self._process.wait()
         self._stderr.seek(0)
         lines = self._stderr.read().decode("utf-8", "replace").split("\n")
         said = "; ".join([line.strip() for line in lines if line.strip()][-_LAST_WORDS:]) or "it said nothing"
-        why = "it was killed, as for want of memory" if code == -9 else f"exit code {code}"
-        return f"The process that looked at {self._path} ended ({why}): {said}."
+        if code in _CRASHES and not filling:
+            return ModelFileError(f"{self._path} is damaged: llama.cpp ends its process over it ({said}).")
+        why = "it was killed, as for want of memory" if code == _KILLED else f"exit code {code}"
+        return EngineError(f"The process that looked at {self._path} ended ({why}): {said}.")
 
 
 def main() -> None:

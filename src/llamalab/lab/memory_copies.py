@@ -69,7 +69,9 @@ def learn(type: str, rows: int, experts: bool) -> float:
         path = Path(folder) / "block.gguf"
         write_block(path, type, _FFN + rows, experts=experts)
         with captured_lines() as lines:
-            model = api.llama_model_load_from_file(os.fsencode(path), model_parameters(Options(load_mode="mmap")))
+            model = api.llama_model_load_from_file(
+                os.fsencode(path), model_parameters(Options(load_mode="mmap", n_gpu_layers=0))
+            )
         if not model:
             return 0.0
         api.llama_model_free(model)

@@ -36,6 +36,7 @@ def dry_run(path: Path, options: Mapping[str, Any]) -> dict[str, int]:
     asked = parse_options(options)
     header, model = _open(path)
     n_seq = asked.n_seq or 1
+    # Everything on the CPU, whatever this machine has: what a GPU takes of it is computed by layers.
     params = context_parameters(
         header, asked, n_ctx=asked.n_ctx or 1, n_seq=n_seq, n_outputs=asked.n_outputs_max or n_seq
     )
@@ -53,7 +54,7 @@ def dry_run(path: Path, options: Mapping[str, Any]) -> dict[str, int]:
 def _open(path: Path) -> tuple[Header, int]:
     """The model without its weights. It stays open: the process is there for this file alone."""
     header = checked_header(path, vocab_only=False)
-    params = model_parameters(Options(load_mode="read"))
+    params = model_parameters(Options(load_mode="read", n_gpu_layers=0))
     params.no_alloc = True
     forget_errors()
     model = api.llama_model_load_from_file(os.fsencode(path), params)

@@ -161,11 +161,11 @@ def compute_bytes(size: Sizes, setting: Setting) -> int:
     """Compute buffer of a dense Llama: its inputs, and the stage that keeps most at once.
 
     Fitted on llama.cpp's layouts of 576 contexts (widths of 256 to 4096, grouped heads and not, 512 to 32,768 tokens,
-    both kinds of attention, caches in f16 and q8_0, vocabularies of 512 and 128,256). Where the queries together are as
-    wide as the residual stream and the feed-forward block at least 2.5 times as wide, as in every published Llama, it is
-    within 0.01 MiB of all of them. Elsewhere llama.cpp's allocator leaves holes, or finds some: a narrower feed-forward
-    block came out up to a third too large with flash attention (by 1 MiB), and queries of another width (Qwen 3 4B,
-    Mistral Nemo) up to 18% too large or 12% too small.
+    both kinds of attention, caches in f16 and q8_0, vocabularies of 512 and 128,256). Where the queries together are
+    as wide as the residual stream and the feed-forward block at least 2.5 times as wide, as in every published Llama,
+    it is within 0.01 MiB of all of them. Elsewhere llama.cpp's allocator leaves holes, or finds some: a narrower
+    feed-forward block came out up to a third too large with flash attention (by 1 MiB), and queries of another width
+    (Qwen 3 4B, Mistral Nemo) up to 18% too large or 12% too small.
     """
     tokens, floats = setting.tokens, 4 * setting.tokens
     residual, hidden = floats * size.dim, floats * size.ffn_dim
@@ -218,7 +218,7 @@ def _operand_bytes(values: int, type: str) -> int:
 
 def _window_pattern(arch: str, given: object, n_layers: int) -> Sequence[bool]:
     if isinstance(given, list):
-        return [bool(value) for value in given[:n_layers]]
+        return [bool(value) for value in (*given, *[False] * n_layers)][:n_layers]
     period = given if isinstance(given, int) and given else _WINDOW_PERIODS.get(arch, 1)
     return [i % period < period - 1 for i in range(n_layers)]
 

@@ -24,7 +24,7 @@ def measure_process(path: Path) -> dict[str, int]:
     """
     with LlamaCppEngine(path, vocab_only=True):
         peak = resident()["peak"]
-        with LlamaCppEngine(PICO, n_ctx=256, n_seq=1) as other:
+        with LlamaCppEngine(PICO, n_ctx=256, n_seq=1, n_gpu_layers=0) as other:
             _run(other, n_seq=1, n_tokens=32)
         return resident() | {"peak": peak}
 
@@ -36,7 +36,7 @@ def measure_filled(path: Path, options: Mapping[str, Any]) -> dict[str, int]:
         path: of the model.
         options: of the engine; `n_ctx` and `n_seq` among them.
     """
-    with LlamaCppEngine(path, **options) as engine:
+    with LlamaCppEngine(path, n_gpu_layers=0, **options) as engine:
         _run(engine, n_seq=options["n_seq"], n_tokens=max(1, engine.info.n_ctx - 1))
         return resident()
 
