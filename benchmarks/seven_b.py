@@ -204,8 +204,8 @@ def verdict(cells: Sequence[Cell]) -> list[str]:
         lines.append(
             f"{type}: {MILESTONE:g} tokens/s hold with {', '.join(map(str, enough))} of the threads tried"
             if enough
-            else f"{type}: {MILESTONE:g} tokens/s hold at no thread count here (best {best.ours:.1f}); at this share "
-            f"of the bandwidth they take a memory of {needed:.0f} GB/s"
+            else f"{type}: {MILESTONE:g} tokens/s hold at no thread count here (best {best.ours:.1f}; the read loop's "
+            f"bandwidth alone would allow {best.allowed:.1f}); at this share of it they take {needed:.0f} GB/s"
         )
     forms = statistics.mode(cell.read_by for cell in cells)
     return [*lines, f"read loop: {forms}, one slice of the array for each thread"]

@@ -23,7 +23,12 @@ def quantize(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A model: file, folder, hub:ORG/REPO, or a name.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The GGUF file to write.")],
     *,
-    type: Annotated[str, typer.Option("--type", metavar="TYPE", help="Any type that llama.cpp quantises to.")],
+    type: Annotated[
+        str,
+        typer.Option(
+            "--type", metavar="TYPE", help="Q8_0, Q6_K, Q4_K_M, IQ4_XS, ...: any that llama.cpp quantises to."
+        ),
+    ],
     imatrix: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Importance matrix, a GGUF file made by llama-imatrix.")
     ] = None,

@@ -36,7 +36,10 @@ def synth(
     ] = None,
     *,
     type: Annotated[
-        str, typer.Option("--type", metavar="TYPE", help="Any type that llama.cpp quantises to.")
+        str,
+        typer.Option(
+            "--type", metavar="TYPE", help="Q8_0, Q6_K, Q4_K_M, IQ4_XS, ...: any that llama.cpp quantises to."
+        ),
     ] = "Q4_K_M",
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the weights.")] = 0,
     layers: Annotated[int | None, typer.Option(metavar="N", min=1, help="Transformer blocks.")] = None,
