@@ -57,10 +57,10 @@ def synth(
     show_shapes: Annotated[bool, typer.Option("--list", help="List the published shapes and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model of a given shape with random weights: how fast will it be here, before it is downloaded?
+    """Write a model of a published shape with random weights.
 
-    The file has the size, the tensor types and the speed of the real one; what it says is noise. Options change
-    single sizes of a published shape; custom takes all from them.
+    The file has the size, the tensor types and the speed of the real one, before that is downloaded; what it says is
+    noise. Options change single sizes of the shape; custom takes all from them.
     """
     if show_shapes:
         _list(as_json=as_json)
