@@ -38,8 +38,6 @@ _SCALINGS = ("none", "linear", "yarn", "longrope")
 
 _INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
 _STRING, _ARRAY = 8, 9
-_MOST_LAYERS = 1 << 16
-"""More than any model has; llama.cpp itself ends the process at far fewer."""
 _HARMLESS_BYTES = 128 << 20
 """In a smaller file no count can make llama.cpp allocate much, for what it counts has to be in the file."""
 
@@ -132,8 +130,6 @@ def read_header(path: Path) -> Header:
         _check_layers(gguf, arch, path)
         layers = _integers(gguf, f"{arch}.block_count")
         n_layers = layers[0] if layers else 0
-        if n_layers > _MOST_LAYERS:
-            raise ModelFileError(f"{path} is damaged: it names {n_layers:,} layers.")
         heads = _integers(gguf, f"{arch}.attention.head_count")
         heads_kv = _integers(gguf, f"{arch}.attention.head_count_kv") or heads
         if len(heads_kv) == 1:
