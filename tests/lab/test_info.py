@@ -83,6 +83,21 @@ def test_one_model_is_described_alike_in_three_formats(tmp_path: Path, config: A
         assert all(file.sha256 == hashlib.sha256(file.path.read_bytes()).hexdigest() for file in info.files)
 
 
+def test_a_copy_of_the_embedding_counts_once(tmp_path: Path) -> None:
+    tied = checkpoint(PLAIN, tied=True)
+    embedding = tied.tensors["tok_embeddings.weight"]
+    both = {**tied.tensors, "output.weight": dataclasses.replace(embedding, name="output.weight")}
+    made = dataclasses.replace(tied, tensors=both)
+    write_gguf_checkpoint(made, tmp_path / "m.gguf", "F32")
+    write_huggingface(made, tmp_path / "hf", "F32")
+    write_meta(made, tmp_path / "meta", "F32")
+    for name in ("m.gguf", "hf", "meta"):
+        info = model_info(tmp_path / name)
+        assert (info.n_params, info.tied) == (tied.n_params, True)
+        # What is stored twice takes twice the room.
+        assert info.tensor_bytes >= 4 * (tied.n_params + math.prod(embedding.shape))
+
+
 def test_parts_of_a_split_model_count_together(tmp_path: Path) -> None:
     whole = model_info(Path(shutil.copy(PICO, tmp_path / "m.gguf")))
     parts = split(PICO, tmp_path, 3)

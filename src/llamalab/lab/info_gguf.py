@@ -30,6 +30,8 @@ _LARGEST_TABLE = 65_536
 
 _KINDS = {
     "gpt2": "BPE",
+    "hybriddna": "BPE",
+    "whitespace": "BPE",
     "llama": "SentencePiece",
     "bert": "WordPiece",
     "t5": "Unigram",
