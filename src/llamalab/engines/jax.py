@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,19 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamalab.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from llamalab.engine import Event, GenerateRequest, ModelInfo, Scored, ScoreRequest
+from llamalab.checkpoints.checkpoint import open_checkpoint
+from llamalab.engine import Event, GenerateRequest, Scored, ScoreRequest
+from llamalab.engines.checkpoint_engine import DEFAULT_CONTEXT, CheckpointEngine, describe
 from llamalab.engines.events import EventStream
 from llamalab.engines.request import check_request, check_score, checked_ids, checked_text
 from llamalab.engines.response import Queue, Response
 from llamalab.engines.tokenizer import Tokenizer, open_tokenizer
-from llamalab.errors import ConfigError, EngineError, InputError, SchemaError
+from llamalab.errors import ConfigError, InputError, SchemaError
 
 try:
     import jax
 
     from llamalab.checkpoints.load import load_weights
-    from llamalab.engines.jax_device import WIDTHS, check_memory, default_sequences, keep_compilations, on_cpu
+    from llamalab.engines.jax_device import WIDTHS, check_memory, default_sequences, keep_compilations
     from llamalab.engines.jax_logits import LogitsReader
     from llamalab.engines.jax_options import JaxOptions, parse_jax_options
     from llamalab.engines.jax_schedule import Draws, JaxScheduler
@@ -38,7 +38,7 @@ try:
     from llamalab.llama.entropix import CLARIFYING_TOKEN, Entropix
     from llamalab.llama.entropix_cases import THRESHOLDS
     from llamalab.llama.mesh import parse_mesh, place, sharded_cache
-    from llamalab.llama.products import quantize_int8
+    from llamalab.llama.products import on_cpu, quantize_int8
     from llamalab.llama.sampler import Plain
 except ImportError as error:
     if (error.name or "").partition(".")[0] not in ("jax", "jaxlib", "ml_dtypes"):
@@ -48,11 +48,10 @@ except ImportError as error:
 if TYPE_CHECKING:
     from llamalab.engines.constrain import Compiler  # imports llguidance, which few runs need
 
-_DEFAULT_CONTEXT = 4096
 _LARGEST_SEED = 2**32 - 2
 
 
-class JaxEngine:
+class JaxEngine(CheckpointEngine):
     """A Llama checkpoint behind JAX; a `LogitsEngine`. A context manager: leaving it closes the engine.
 
     Args:
@@ -61,7 +60,6 @@ class JaxEngine:
 
     Attributes:
         options: as they were given, with defaults.
-        notes: what a user should know about how the checkpoint was read, one sentence each.
 
     Raises:
         ConfigError: an unknown option, or one that cannot be.
@@ -70,14 +68,11 @@ class JaxEngine:
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
-        self._closed = True
-        self._lock = threading.RLock()
         self.options = parse_jax_options(options)
         checkpoint = open_checkpoint(Path(path).expanduser().absolute(), rope_factor=self.options.rope_factor)
-        self.notes = checkpoint.notes
         config = self._config = checkpoint.config
         self._dtype = self.options.dtype or ("float32" if on_cpu() else "bfloat16")
-        self._n_ctx = self.options.n_ctx or min(config.max_seq_len, _DEFAULT_CONTEXT)
+        self._n_ctx = self.options.n_ctx or min(config.max_seq_len, DEFAULT_CONTEXT)
         n_seq = self.options.n_seq or default_sequences(config, self._n_ctx, WIDTHS[self._dtype])
         if self._n_ctx > config.max_seq_len:
             warnings.warn(
@@ -91,10 +86,11 @@ class JaxEngine:
         weights = load_weights(checkpoint, dtype=self._dtype, place=None if mesh is None else place(mesh, config))
         if self.options.int8:
             weights = quantize_int8(weights)
-        self._tokenizer = open_tokenizer(checkpoint)
         self._checkpoint = checkpoint
         self._compiler: Compiler | None = None
-        self._info = _describe(checkpoint, sum(leaf.nbytes for leaf in jax.tree.leaves(weights)), self._n_ctx)
+        size_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
+        info = describe(checkpoint, provider="jax", n_ctx=self._n_ctx, size_bytes=size_bytes)
+        super().__init__(info, open_tokenizer(checkpoint), checkpoint.notes)
         n_batch = self.options.n_batch or (512 if on_cpu() else 2048)
 
         def new_cache() -> KVCache:
@@ -113,31 +109,10 @@ class JaxEngine:
             n_seq=n_seq,
             n_ctx=self._n_ctx,
             n_batch=n_batch,
-            stop_ids=self._info.stop_ids,
+            stop_ids=self.info.stop_ids,
             trace=self.options.trace,
         )
         self._reader = LogitsReader(weights, config, self._dtype, n_batch)
-        self._closed = False
-
-    @property
-    def info(self) -> ModelInfo:
-        """What the loaded model is."""
-        return self._info
-
-    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
-        """Token ids of `text`, no BOS; with `parse_special` the text of a control token becomes that token."""
-        self._check_open()
-        return self._tokenizer.tokenize(text, parse_special=parse_special)
-
-    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
-        """Text of `ids`; control tokens are left out unless `special`. Broken UTF-8 becomes U+FFFD."""
-        self._check_open()
-        return self._tokenizer.detokenize(ids, special=special)
-
-    def token_bytes(self, id: int, *, special: bool = False) -> bytes:
-        """The bytes of one token, possibly half a character."""
-        self._check_open()
-        return self._tokenizer.token_bytes(id, special=special)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
         """Generate all requests together; events come as they happen, `Generation` last for each.
@@ -199,20 +174,9 @@ class JaxEngine:
             self._check_open()
             return self._reader.hidden(tokens)
 
-    def close(self) -> None:
-        """Free everything. Any later call raises `EngineError`."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._scheduler.close()
-                self._tokenizer.close()
-                del self._scheduler, self._reader
-
-    def __enter__(self) -> JaxEngine:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def _free(self) -> None:
+        self._scheduler.close()
+        del self._scheduler, self._reader
 
     def _prepare(self, number: int, request: GenerateRequest, queue: Queue) -> Response:
         check_request(number, request, n_ctx=self._n_ctx)
@@ -222,7 +186,7 @@ class JaxEngine:
         constraint = None if request.schema is None else self._schemas().compile(request.schema)
         seed = request.params.seed if request.params.seed is not None else secrets.randbelow(_LARGEST_SEED + 1)
         draws = Draws(request, seed, constraint)
-        return Response(number, request, prompt, draws, queue, n_ctx=self._n_ctx, stop_ids=self._info.stop_ids)
+        return Response(number, request, prompt, draws, queue, n_ctx=self._n_ctx, stop_ids=self.info.stop_ids)
 
     def _schemas(self) -> Compiler:
         """JSON schemas to constraints; built at first use."""
@@ -233,17 +197,13 @@ class JaxEngine:
                 vocabulary = self._checkpoint.vocabulary
                 tokens = [self._tokenizer.token_bytes(id, special=True) for id in range(self._config.vocab_size)]
                 self._compiler = Compiler.of_tokens(
-                    tokens, vocabulary.control, self._info.stop_ids, vocabulary.eos_id, self._tokenizer.tokenize
+                    tokens, vocabulary.control, self.info.stop_ids, vocabulary.eos_id, self._tokenizer.tokenize
                 )
             return self._compiler
 
     def _whole_text(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
         self._check_open()
         return checked_text(ids, self._config.vocab_size, n_ctx=self._n_ctx)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EngineError("This engine is closed.")
 
 
 class _Pieces:
@@ -274,25 +234,3 @@ def _sampler(options: JaxOptions, tokenizer: Tokenizer, n_vocab: int) -> Plain |
     elif clarify is not None and not 0 <= clarify < n_vocab:
         raise ConfigError(f"clarify={clarify} is no token of this model, whose vocabulary has {n_vocab}.")
     return Entropix(THRESHOLDS[options.thresholds], clarify=clarify)
-
-
-def _describe(checkpoint: Checkpoint, size_bytes: int, n_ctx: int) -> ModelInfo:
-    vocabulary = checkpoint.vocabulary
-    return ModelInfo(
-        name=checkpoint.name,
-        provider="jax",
-        path=str(checkpoint.path),
-        architecture="llama",
-        n_params=checkpoint.n_params,
-        size_bytes=size_bytes,
-        context_length=checkpoint.config.max_seq_len,
-        n_ctx=n_ctx,
-        n_vocab=checkpoint.config.vocab_size,
-        bos_id=vocabulary.bos_id,
-        eos_id=vocabulary.eos_id,
-        stop_ids=vocabulary.stop_ids,
-        add_bos=vocabulary.add_bos,
-        special_tokens={vocabulary.tokens[id]: id for id in sorted(vocabulary.control)},
-        chat_template=checkpoint.chat_template,
-        sampling=checkpoint.sampling,
-    )

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from llamalab.checkpoints.checkpoint import Checkpoint
+from llamalab.checkpoints.folders import cache_folder
 from llamalab.engines.machine import available_memory
 from llamalab.errors import OutOfMemory
 from llamalab.llama.config import LlamaConfig
+from llamalab.llama.products import on_cpu
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number of each dtype."""
 
 _DEFAULT_SEQUENCES = 8
 _DEFAULT_CACHE_BYTES = 2**30
-
-
-def on_cpu() -> bool:
-    """Whether computations run on the CPU."""
-    return jax.default_backend() == "cpu"
 
 
 def default_sequences(config: LlamaConfig, n_ctx: int, width: int) -> int:
@@ -72,10 +67,8 @@ def keep_compilations() -> None:
     config: Any = jax.config
     if config.jax_compilation_cache_dir is not None:
         return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "llamalab" / "xla"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = cache_folder("xla")
     except OSError:
         return  # a home that cannot be written to: compile each time
     config.update("jax_compilation_cache_dir", str(folder))

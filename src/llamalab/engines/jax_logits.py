@@ -1,6 +1,6 @@
 """Whole rows of logits from the JAX Llama, the log probabilities of given tokens, and what passes between its blocks.
 
-Dimension key: T tokens, V vocabulary, D dim, L layers.
+Dimension key: T tokens, R rows asked for, V vocabulary, D dim, L layers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llamalab.errors import EngineError
 from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig
 from llamalab.llama.generate import bucket, fill
-from llamalab.llama.model import xfmr
+from llamalab.llama.model import unembed, xfmr
 from llamalab.llama.weights import XfmrWeights
 
 Logits = np.ndarray[Any, Any]
@@ -37,11 +37,21 @@ class LogitsReader:
         self._n_batch = n_batch
         fitting = max(16, _WINDOW_VALUES // config.vocab_size)
         self._window = min(n_batch, 1 << (fitting.bit_length() - 1))
+        self._last: tuple[bytes, Array] | None = None  # a text, and what leaves the last block for it
 
     def rows(self, ids: Ids, begin: int, end: int) -> Logits:
-        """The rows begin ... end - 1 of one forward pass over `ids`: (end - begin, V)."""
-        logits_1TV, _ = _whole(self._weights, self._config, self._padded(ids, 0, bucket(len(ids))), self._dtype)
-        return np.array(np.asarray(logits_1TV)[0, begin:end])
+        """The rows begin ... end - 1 of one forward pass over `ids`: (end - begin, V).
+
+        Asked for in blocks, as logits of a long text have to be, they cost one pass all the same.
+        """
+        text = ids.tobytes()
+        if self._last is None or self._last[0] != text:
+            self._last = None  # frees its memory before the next is made
+            tokens_1T = self._padded(ids, 0, bucket(len(ids)))
+            self._last = text, _blocks(self._weights, self._config, tokens_1T, self._dtype)[-1]
+        wanted = np.minimum(np.arange(begin, begin + bucket(end - begin), dtype=np.int32), len(ids) - 1)
+        logits_RV = _unembedded(self._weights, self._config, self._last[1], wanted)
+        return np.array(np.asarray(logits_RV)[: end - begin])
 
     def stepped(self, ids: Ids, first: int) -> Logits:
         """The rows first ... T-1, each token after `first` in a step of its own: (T - first, V)."""
@@ -90,11 +100,6 @@ class LogitsReader:
         return tokens_1T  # type: ignore[return-value]
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"))
-def _whole(weights: XfmrWeights, config: LlamaConfig, tokens_1T: Array, dtype: Any) -> tuple[Array, KVCache]:
-    return xfmr(weights, config, tokens_1T, 0, KVCache.new(config, 1, tokens_1T.shape[1], dtype))
-
-
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("cache",))
 def _next(
     weights: XfmrWeights, config: LlamaConfig, tokens_1T: Array, cur_pos: Array, cache: KVCache
@@ -108,6 +113,11 @@ def _blocks(weights: XfmrWeights, config: LlamaConfig, tokens_1T: Array, dtype: 
     cache = KVCache.new(config, 1, tokens_1T.shape[1], dtype)
     xfmr(weights, config, tokens_1T, 0, cache, rows_B=jnp.zeros(1, jnp.int32), on_block=found.append)
     return found
+
+
+@partial(jax.jit, static_argnames=("config",))
+def _unembedded(weights: XfmrWeights, config: LlamaConfig, x_1TD: Array, rows_R: Ids) -> Array:
+    return unembed(x_1TD[0, rows_R], weights, config)
 
 
 def _log_prob(row: Logits, token: int) -> float:

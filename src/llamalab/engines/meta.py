@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from llamalab.checkpoints.checkpoint import EMBEDDING, OUTPUT, Checkpoint, open_checkpoint
+from llamalab.engines.checkpoint_engine import describe
 from llamalab.engines.options import nearest
-from llamalab.engines.reference import Logits, ReferenceEngine, check_memory, default_context, describe
+from llamalab.engines.reference import Logits, ReferenceEngine, check_memory, default_context
 from llamalab.engines.tokenizer import open_tokenizer
 from llamalab.engines.transformers import as_float32, hidden_states, import_torch, missing
 from llamalab.errors import ConfigError, ModelFileError
@@ -79,7 +80,7 @@ class MetaEngine(ReferenceEngine):
         except RuntimeError as error:
             raise ModelFileError(f"Meta's Transformer refuses {checkpoint.path}: {error}") from error
         self._model: Any = model.eval()
-        info = describe(checkpoint, provider="meta", n_ctx=n_ctx, width=4)
+        info = describe(checkpoint, provider="meta", n_ctx=n_ctx, size_bytes=4 * checkpoint.n_params)
         super().__init__(info, open_tokenizer(checkpoint), notes)
 
     def hidden(self, ids: Sequence[int]) -> list[Logits]:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import secrets
-import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +20,6 @@ from llamalab.engine import (
     FinishReason,
     GenerateRequest,
     Generation,
-    ModelInfo,
     Scored,
     ScoreRequest,
     Timings,
@@ -29,32 +27,19 @@ from llamalab.engine import (
     TokenLogprob,
     Usage,
 )
+from llamalab.engines.checkpoint_engine import DEFAULT_CONTEXT, CheckpointEngine
 from llamalab.engines.machine import available_memory
 from llamalab.engines.sampling import check_sampling, log_sum_exp, penalised
 from llamalab.engines.streaming import TextStream
-from llamalab.engines.tokenizer import Tokenizer
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, OutOfMemory, SchemaError
 
 Logits = np.ndarray[Any, Any]
 
 _LARGEST_SEED = 2**32 - 2
-_DEFAULT_CONTEXT = 4096
 
 
-class ReferenceEngine(ABC):
-    """One model behind PyTorch code of others; a `LogitsEngine`. A context manager: leaving it closes the engine.
-
-    Attributes:
-        info: what the loaded model is.
-        notes: what a user should know about how it was loaded, one sentence each.
-    """
-
-    def __init__(self, info: ModelInfo, tokenizer: Tokenizer, notes: Sequence[str]) -> None:
-        self.info = info
-        self.notes = tuple(notes)
-        self._tokenizer = tokenizer
-        self._lock = threading.RLock()
-        self._closed = False
+class ReferenceEngine(CheckpointEngine):
+    """One model behind PyTorch code of others; a `LogitsEngine`. A context manager: leaving it closes the engine."""
 
     @abstractmethod
     def _new_cache(self) -> Any:
@@ -71,25 +56,6 @@ class ReferenceEngine(ABC):
     @abstractmethod
     def hidden(self, ids: Sequence[int]) -> list[Logits]:
         """The residual stream after each block, float32, (T, D) each."""
-
-    @abstractmethod
-    def _free(self) -> None:
-        """Let go of the weights."""
-
-    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
-        """Token ids of `text`, no BOS; with `parse_special` the text of a control token becomes that token."""
-        self._check_open()
-        return self._tokenizer.tokenize(text, parse_special=parse_special)
-
-    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
-        """Text of `ids`; control tokens are left out unless `special`. Broken UTF-8 becomes U+FFFD."""
-        self._check_open()
-        return self._tokenizer.detokenize(ids, special=special)
-
-    def token_bytes(self, id: int, *, special: bool = False) -> bytes:
-        """The bytes of one token, possibly half a character."""
-        self._check_open()
-        return self._tokenizer.token_bytes(id, special=special)
 
     def logits(self, ids: Sequence[int], *, rows: slice | None = None) -> Logits:
         """Logits of one full forward pass over `ids`; see `LogitsEngine`."""
@@ -143,20 +109,6 @@ class ReferenceEngine(ABC):
                     f"The {self.info.provider} engine holds no schema and no grammar; load the model with llama_cpp."
                 )
         return self._events(requests, prompts)
-
-    def close(self) -> None:
-        """Free everything. Any later call raises `EngineError`."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._tokenizer.close()
-                self._free()
-
-    def __enter__(self) -> ReferenceEngine:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def _events(self, requests: Sequence[GenerateRequest], prompts: Sequence[list[int]]) -> Iterator[Event]:
         submitted = time.monotonic()
@@ -238,10 +190,6 @@ class ReferenceEngine(ABC):
                 )
         return tokens
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EngineError("This engine is closed.")
-
 
 def draw(row: Logits, request: GenerateRequest, random: np.random.Generator) -> tuple[int, TokenLogprob | None]:
     """The next token from one row of logits, in llama.cpp's order: top-k, top-p, min-p, temperature, draw.
@@ -273,33 +221,10 @@ def default_context(checkpoint: Checkpoint, n_ctx: int | None) -> int:
         ConfigError: no whole number above 0.
     """
     if n_ctx is None:
-        return min(checkpoint.config.max_seq_len, _DEFAULT_CONTEXT)
+        return min(checkpoint.config.max_seq_len, DEFAULT_CONTEXT)
     if isinstance(n_ctx, bool) or not isinstance(n_ctx, int) or n_ctx < 1:
         raise ConfigError(f"n_ctx must be a whole number above 0, not {n_ctx!r}.")
     return n_ctx
-
-
-def describe(checkpoint: Checkpoint, *, provider: str, n_ctx: int, width: int) -> ModelInfo:
-    """What a checkpoint is once it is loaded with `width` bytes for each parameter."""
-    vocabulary = checkpoint.vocabulary
-    return ModelInfo(
-        name=checkpoint.name,
-        provider=provider,
-        path=str(checkpoint.path),
-        architecture="llama",
-        n_params=checkpoint.n_params,
-        size_bytes=checkpoint.n_params * width,
-        context_length=checkpoint.config.max_seq_len,
-        n_ctx=n_ctx,
-        n_vocab=checkpoint.config.vocab_size,
-        bos_id=vocabulary.bos_id,
-        eos_id=vocabulary.eos_id,
-        stop_ids=vocabulary.stop_ids,
-        add_bos=vocabulary.add_bos,
-        special_tokens={vocabulary.tokens[id]: id for id in sorted(vocabulary.control)},
-        chat_template=checkpoint.chat_template,
-        sampling=dict(checkpoint.sampling),
-    )
 
 
 def check_memory(checkpoint: Checkpoint, size: int) -> None:

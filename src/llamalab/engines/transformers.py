@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from llamalab.checkpoints.checkpoint import open_checkpoint
+from llamalab.engines.checkpoint_engine import describe
 from llamalab.engines.options import nearest
-from llamalab.engines.reference import Logits, ReferenceEngine, check_memory, default_context, describe
+from llamalab.engines.reference import Logits, ReferenceEngine, check_memory, default_context
 from llamalab.engines.tokenizer import open_tokenizer
 from llamalab.errors import ConfigError, ModelFileError
 
@@ -62,7 +63,10 @@ class TransformersEngine(ReferenceEngine):
         self._model: Any = model.to(self._device).eval()
         self._cache = transformers.DynamicCache
         info = describe(
-            checkpoint, provider="transformers", n_ctx=default_context(checkpoint, values["n_ctx"]), width=width
+            checkpoint,
+            provider="transformers",
+            n_ctx=default_context(checkpoint, values["n_ctx"]),
+            size_bytes=width * checkpoint.n_params,
         )
         super().__init__(info, open_tokenizer(checkpoint), checkpoint.notes)
 

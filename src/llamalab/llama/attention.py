@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from llamalab.llama.products import exact, fused_attention
+from llamalab.llama.products import exact, fused_attention, on_cpu
 
 
 def attend(
@@ -30,9 +30,12 @@ def attend(
     G = k_BGSK.shape[1]
     if isinstance(cur_pos, int):  # every slot that is read has been written
         k_BGSK, v_BGSK = k_BGSK[:, :, : cur_pos + T], v_BGSK[:, :, : cur_pos + T]
-    else:  # zero times what an unwritten slot holds is zero only if that is finite
-        written_CS = jnp.arange(v_BGSK.shape[2]) <= positions_CT[:, -1:]
-        v_BGSK = jnp.where(written_CS[:, None, :, None], v_BGSK, 0)
+    else:
+        # Zero times what an unwritten slot holds is zero only if that is finite.
+        written_C1S1 = (jnp.arange(v_BGSK.shape[2]) <= positions_CT[:, -1:])[:, None, :, None]
+        v_BGSK = jnp.where(written_C1S1, v_BGSK, 0)
+        if on_cpu():  # which would else write new keys twice, for the product and for the cache, and copy all for it
+            k_BGSK = jnp.where(written_C1S1, k_BGSK, 0)
     k_BGSK, v_BGSK = k_BGSK.astype(q_BTHK.dtype), v_BGSK.astype(q_BTHK.dtype)
     if fused_attention(q_BTHK, cur_pos):
         k_BTGK, v_BTGK = k_BGSK.swapaxes(1, 2), v_BGSK.swapaxes(1, 2)

@@ -16,7 +16,7 @@ from jax import Array
 from llamalab.llama.attention import attend, scores_of
 from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig
-from llamalab.llama.products import project
+from llamalab.llama.products import project, project_each
 from llamalab.llama.rope import inverse_frequencies, rotate
 from llamalab.llama.weights import LayerWeights, XfmrWeights
 
@@ -99,13 +99,10 @@ def xfmr(
         if on_block is not None:
             on_block(x_BTD)
 
-    output_VD = weights.tok_embeddings if weights.output is None else weights.output
     if rows_B is None:
-        x_BTD = rms_norm(x_BTD, weights.norm, config.norm_eps)
-        return project(x_BTD, output_VD, jnp.float32), cache
+        return unembed(x_BTD, weights, config), cache
     each_B = jnp.arange(x_BTD.shape[0])
-    x_BD = rms_norm(x_BTD[each_B, rows_B], weights.norm, config.norm_eps)
-    logits_BV = project(x_BD, output_VD, jnp.float32)
+    logits_BV = unembed(x_BTD[each_B, rows_B], weights, config)
     if not scores:
         return logits_BV, cache
     positions_B = jnp.broadcast_to(positions_CT, tokens_BT.shape)[each_B, rows_B]
@@ -118,14 +115,20 @@ def projected_heads(
 ) -> tuple[Array, Array, Array]:
     """Queries (B, T, H, K), keys and values (B, T, G, K) of each token; queries and keys turned by their position."""
     shape_BTnK = (*x_BTD.shape[:2], -1, config.head_dim)
-    q_BTHK = rotate(project(x_BTD, layer.wq).reshape(shape_BTnK), angles_CTP)
-    k_BTGK = rotate(project(x_BTD, layer.wk).reshape(shape_BTnK), angles_CTP)
-    return q_BTHK, k_BTGK, project(x_BTD, layer.wv).reshape(shape_BTnK)
+    q, k, v = (y.reshape(shape_BTnK) for y in project_each(x_BTD, (layer.wq, layer.wk, layer.wv)))
+    return rotate(q, angles_CTP), rotate(k, angles_CTP), v
 
 
 def feed_forward(x_BTD: Array, layer: LayerWeights) -> Array:
     """SwiGLU. Source: Shazeer 2020, eq. 6."""
-    return project(jax.nn.silu(project(x_BTD, layer.w1)) * project(x_BTD, layer.w3), layer.w2)
+    gate, up = project_each(x_BTD, (layer.w1, layer.w3))
+    return project(jax.nn.silu(gate) * up, layer.w2)
+
+
+def unembed(x: Array, weights: XfmrWeights, config: LlamaConfig) -> Array:
+    """Logits in float32, (..., V), of what leaves the last block, (..., D)."""
+    output_VD = weights.tok_embeddings if weights.output is None else weights.output
+    return project(rms_norm(x, weights.norm, config.norm_eps), output_VD, jnp.float32)
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:

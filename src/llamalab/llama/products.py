@@ -10,6 +10,7 @@ Dimension key: B rows, K inputs, N outputs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -35,14 +36,27 @@ def project(x: Array, weight: Matrix, dtype: DTypeLike | None = None) -> Array:
         weight: [N, K].
         dtype: of the result; by default that of x.
     """
+    (y,) = project_each(x, (weight,), dtype)
+    return y
+
+
+def project_each(x: Array, weights: Sequence[Matrix], dtype: DTypeLike | None = None) -> tuple[Array, ...]:
+    """`project` by several matrices, [N, K] each with an N of its own: what they share is done once."""
     x_BK = x.reshape(-1, x.shape[-1])
-    y_BN = _int8_product(x_BK, weight) if isinstance(weight, Int8Matrix) else _product(x_BK, weight)
-    return y_BN.astype(dtype or x.dtype).reshape(*x.shape[:-1], -1)
+    if on_cpu() and x_BK.shape[0] <= SINGLE_ROWS and isinstance(weights[0], Int8Matrix):
+        x_BK = _settled(x_BK.astype(jnp.float32))
+    products = (_int8_product(x_BK, w) if isinstance(w, Int8Matrix) else _product(x_BK, w) for w in weights)
+    return tuple(y_BN.astype(dtype or x.dtype).reshape(*x.shape[:-1], -1) for y_BN in products)
+
+
+def on_cpu() -> bool:
+    """Whether computations run on the CPU."""
+    return jax.default_backend() == "cpu"
 
 
 def exact(dtype: DTypeLike) -> jax.lax.Precision | None:
     """The precision that a product needs to be one in `dtype`: GPUs and TPUs round float32 factors to fewer bits."""
-    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 and not _on_cpu() else None
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 and not on_cpu() else None
 
 
 def fused_attention(q_BTHK: Array, cur_pos: Array | int) -> bool:
@@ -84,7 +98,7 @@ def _quantized(matrix: Matrix) -> Int8Matrix:
         return matrix
     N, K = matrix.shape
     # A single row is multiplied without a copy only where a part has no more columns than rows.
-    n_parts = -(-K // N) if _on_cpu() and K % -(-K // N) == 0 else 1
+    n_parts = -(-K // N) if on_cpu() and K % -(-K // N) == 0 else 1
     rounded: Int8Matrix = _rounded(jnp.asarray(matrix), n_parts)
     return rounded
 
@@ -98,7 +112,7 @@ def _rounded(matrix_NK: Array, n_parts: int) -> Int8Matrix:
 
 
 def _product(x_BK: Array, weight_NK: Array) -> Array:
-    if _on_cpu() and weight_NK.dtype != jnp.float32 and x_BK.shape[0] == 1 and weight_NK.shape[0] >= x_BK.shape[1]:
+    if on_cpu() and weight_NK.dtype != jnp.float32 and x_BK.shape[0] == 1 and weight_NK.shape[0] >= x_BK.shape[1]:
         return _widened_inside(x_BK, weight_NK)  # bfloat16: 22-30 GB/s; every other form 0.6-1.5
     # float32 on a CPU: 17-26 GB/s for every shape of a Llama; `x @ weight.T` 1.0 where N < K.
     return jnp.einsum("bk,nk->bn", x_BK, weight_NK, precision=exact(x_BK.dtype), preferred_element_type=jnp.float32)
@@ -106,7 +120,7 @@ def _product(x_BK: Array, weight_NK: Array) -> Array:
 
 def _int8_product(x_BK: Array, weight: Int8Matrix) -> Array:
     """The scale of a row comes after its sum, so whole numbers are what is read and multiplied."""
-    if _on_cpu() and x_BK.shape[0] <= SINGLE_ROWS:
+    if on_cpu() and x_BK.shape[0] <= SINGLE_ROWS:
         rows = [_int8_row(x_1K, weight) for x_1K in jnp.split(x_BK, x_BK.shape[0])]
         return jnp.concatenate(rows) * weight.scale
     whole_NK = weight.parts[0] if len(weight.parts) == 1 else jnp.concatenate(weight.parts, axis=1)
@@ -121,7 +135,7 @@ def _int8_product(x_BK: Array, weight: Int8Matrix) -> Array:
 
 
 def _int8_row(x_1K: Array, weight: Int8Matrix) -> Array:
-    pieces = jnp.split(_settled(x_1K.astype(jnp.float32)), len(weight.parts), axis=1)
+    pieces = jnp.split(x_1K, len(weight.parts), axis=1)
     return sum((_widened_inside(x, part) for x, part in zip(pieces, weight.parts, strict=True)), jnp.float32(0))
 
 
@@ -137,17 +151,13 @@ def _widened_inside(x_1K: Array, weight_NK: Array) -> Array:
     return y_1N
 
 
-def _settled(x_1K: Array) -> Array:
+def _settled(x_BK: Array) -> Array:
     """The same values, in memory before a product begins.
 
-    What makes a row (a norm, silu, heads laid side by side) would else be fused into the product and computed again
+    What makes the rows (a norm, silu, heads laid side by side) would else be fused into the product and computed again
     for every weight; XLA drops barriers before it fuses. A branch it cannot decide is never fused. [A step of four
     layers of Llama 3.2 1B's shape, two cores of an Intel Xeon with AVX-512, jaxlib 0.10.2: 54.9 ms in float32; int8
     38.9, with this and `wo` 29.5; with vectors of 512 bits 58.1, 35.4 and 29.0.]
     """
-    settled: Array = jax.lax.cond(x_1K[0, 0] == x_1K[0, 0], lambda x: x, jnp.negative, x_1K)
+    settled: Array = jax.lax.cond(x_BK[0, 0] == x_BK[0, 0], lambda x: x, jnp.negative, x_BK)
     return settled
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
