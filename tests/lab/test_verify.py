@@ -288,9 +288,20 @@ def test_rounding_is_not_asked_about_many_rows_nor_about_what_is_not_finite(rows
     def bars(_ids: Sequence[int]) -> np.ndarray:
         raise AssertionError("asked")
 
-    assert explain(bars, {(0, i): 1e-3 for i in range(rows)}, [range(100)], rows=100) is None
-    assert explain(bars, {(0, 3): math.inf}, [range(100)], rows=100) is None
-    assert explain(bars, {}, [range(100)], rows=100) is None
+    shares = [0.01] * 100
+    assert explain(bars, {(0, i): 1e-3 for i in range(rows)}, [range(100)], shares) is None
+    assert explain(bars, {(0, 3): math.inf}, [range(100)], shares) is None
+    assert explain(bars, {}, [range(100)], shares) is None
+
+
+def test_rounding_is_not_asked_where_most_rows_differ_a_little() -> None:
+    """Rounding strikes single rows; slightly other weights move all of them."""
+
+    def bars(ids: Sequence[int]) -> np.ndarray:
+        return np.ones(len(ids))
+
+    assert explain(bars, {(0, 3): 1e-3}, [range(100)], [0.05] * 76 + [0.5] * 24) == Rounding(1, 1, 1.0)
+    assert explain(bars, {(0, 3): 1e-3}, [range(100)], [0.05] * 74 + [0.5] * 26) is None
 
 
 def test_rounding_is_what_another_way_to_the_same_angles_does(tiny_gguf: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Dimension key: T tokens, R rows of logits, V vocabulary, D width of the residual
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from llamalab.engine import GenerateRequest, Generation, LogitsEngine, SamplingParams
 from llamalab.lab.differences import Difference, DifferenceSum, PositionRange, PositionSum, divergences, log_softmax
 from llamalab.lab.prompts import Prompt
-from llamalab.lab.rounding import Bars, Rounding, explain
+from llamalab.lab.rounding import Bars, Place, Rounding, explain
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str], None]
@@ -79,7 +79,8 @@ class Comparison:
         cached: of each engine, decoding token by token against its own full forward pass.
         greedy: continuations; None where none were asked for.
         layers: of the residual stream after each block, in units of the root mean square of b's row (which is what the
-            next norm divides by); None where not asked for, or an engine does not show it.
+            next norm divides by), without rows that rounding explains; None where not asked for, or an engine does not
+            show it.
         rounding: what rounding does to the rows outside the tolerance; None where there are none, or not asked.
     """
 
@@ -169,7 +170,7 @@ def compare(
     rounding = None
     if excess and bars is not None:
         progress("what rounding does to the rows outside the tolerance")
-        rounding = explain(bars, excess, [prompt.ids for prompt in prompts], rows=sum(map(len, kl)))
+        rounding = explain(bars, excess, [prompt.ids for prompt in prompts], logits.shares)
     greedy = None
     if tokens:
         progress("greedy continuations")
@@ -177,7 +178,8 @@ def compare(
     found_layers = None
     if layers:
         progress("layers")
-        found_layers = _layers(a, b, prompts, rtol=rtol, atol=atol)
+        leave_out = excess if rounding is not None and rounding.explains else ()
+        found_layers = _layers(a, b, prompts, leave_out, rtol=rtol, atol=atol)
     divergence = np.concatenate(kl)
     perplexities = [_perplexity([pair[side] for pair in surprise]) for side in (0, 1)]
     return Comparison(
@@ -262,7 +264,13 @@ def _is_tie(
 
 
 def _layers(
-    a: LogitsEngine, b: LogitsEngine, prompts: Sequence[Prompt], *, rtol: float, atol: float
+    a: LogitsEngine,
+    b: LogitsEngine,
+    prompts: Sequence[Prompt],
+    leave_out: Collection[Place],
+    *,
+    rtol: float,
+    atol: float,
 ) -> tuple[Difference, ...] | None:
     totals: list[DifferenceSum] = []
     for number, prompt in enumerate(prompts):
@@ -273,7 +281,10 @@ def _layers(
         for total, rows_a, rows_b in zip(totals, one, other, strict=True):
             size_T1 = np.sqrt(np.mean(np.square(rows_b, dtype=np.float64), axis=1, keepdims=True)).astype(np.float32)
             size_T1 = np.where(size_T1 > 0, size_T1, 1)
-            total.add(rows_a / size_T1, rows_b / size_T1, prompt=number, first=0)
+            left_out = [position for place, position in leave_out if place == number]
+            scaled_a, scaled_b = rows_a / size_T1, rows_b / size_T1
+            scaled_a[left_out] = scaled_b[left_out]
+            total.add(scaled_a, scaled_b, prompt=number, first=0)
     return tuple(total.result() for total in totals)
 
 

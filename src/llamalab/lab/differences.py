@@ -75,6 +75,7 @@ class DifferenceSum:
 
     Attributes:
         excess: by prompt and position, for rows with a value outside the tolerance: by how much the worst is.
+        shares: of each row, in the order they came: how much of its tolerance its worst value takes, 1 being all.
     """
 
     def __init__(self, rtol: float, atol: float) -> None:
@@ -82,6 +83,7 @@ class DifferenceSum:
         self._largest, self._sum, self._outside, self._values = -1.0, 0.0, 0, 0
         self._where: Place | None = None
         self.excess: dict[tuple[int, int], float] = {}
+        self.shares: list[float] = []
 
     def add(self, a: Array, b: Array, *, prompt: int, first: int) -> Array:
         """Count two blocks (R, V), whose first row stands at position `first`; the largest of each row, (R,)."""
@@ -89,8 +91,11 @@ class DifferenceSum:
             delta = np.abs(np.subtract(a, b, dtype=np.float32))
             np.copyto(delta, 0, where=a == b)  # of two infinities the difference would not be a number
         np.copyto(delta, np.inf, where=~np.isfinite(delta))
-        with np.errstate(invalid="ignore"):
-            beyond = delta - (self._atol + self._rtol * np.abs(b))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            tolerance = self._atol + self._rtol * np.abs(b)
+            beyond = delta - tolerance
+            # An exact zero takes nothing, even of a tolerance of zero.
+            self.shares += np.where(delta == 0, 0, delta / tolerance).max(axis=1).tolist()
         # An infinite b widens its own tolerance without bound; nothing is close to it but itself.
         np.copyto(beyond, np.inf, where=np.isinf(delta))
         self._outside += int(np.count_nonzero(beyond > 0))

@@ -29,8 +29,10 @@ Place: TypeAlias = tuple[int, int]
 """Number of a prompt, and a position in it."""
 
 _LAST_PLACE = 2.0**-23
-_SHARE = 0.05
-"""Where more rows than that lie outside the tolerance, rounding is not asked: it strikes single rows."""
+_ROWS = 0.05
+"""Where a larger part of the rows lies outside the tolerance, rounding is not asked: it strikes single rows."""
+_QUIET, _QUIET_ROWS = 0.1, 0.75
+"""Nor where fewer rows than that keep to a tenth of their tolerance: another model differs everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +55,20 @@ class Rounding:
         return self.explained == self.rows
 
 
-def explain(bars: Bars, excess: Mapping[Place, float], prompts: Sequence[Sequence[int]], rows: int) -> Rounding | None:
-    """Whether rounding explains the rows outside the tolerance; None where they are too many to ask.
+def explain(
+    bars: Bars, excess: Mapping[Place, float], prompts: Sequence[Sequence[int]], shares: Sequence[float]
+) -> Rounding | None:
+    """Whether rounding explains the rows outside the tolerance; None where this does not look like rounding at all.
 
     Args:
         bars: what rounding does to each row of a prompt.
         excess: how far beyond the tolerance a row lies, for rows outside it.
         prompts: token ids.
-        rows: how many rows were compared.
+        shares: of every row that was compared, how much of its tolerance the difference takes.
     """
-    if not excess or len(excess) > max(1, _SHARE * rows) or not all(np.isfinite(beyond) for beyond in excess.values()):
+    if not excess or len(excess) > max(1, _ROWS * len(shares)) or not np.isfinite([*excess.values()]).all():
+        return None
+    if np.mean(np.asarray(shares) <= _QUIET) < _QUIET_ROWS:
         return None
     of = {number: bars(prompts[number]) for number in {number for number, _ in excess}}
     moves = {place: float(of[place[0]][place[1]]) for place in excess}
