@@ -91,3 +91,17 @@ def test_seven_b_benchmark_on_a_small_shape(tmp_path: Path) -> None:
         assert cell["share"] == pytest.approx(cell["ours"] / cell["allowed"])
     assert len(result["verdict"]) == 4
     assert not list(tmp_path.rglob("*.gguf"))
+
+
+@pytest.mark.slow
+def test_memory_benchmark_on_a_small_shape(tmp_path: Path) -> None:
+    """Every type with every cache at every context, each beside what was measured."""
+    command = [sys.executable, "benchmarks/memory_accuracy.py", "--shape", "tiny", "--contexts", "512", "--json"]
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    result = json.loads(done.stdout)
+    assert [(cell["type"], cell["kv_type"]) for cell in result["cells"]] == [
+        (type, kv_type) for type in ("Q4_K_M", "Q6_K", "F16") for kv_type in ("f16", "q8_0")
+    ]
+    assert all(cell["error"] == cell["estimate"] / cell["measured"] - 1 for cell in result["cells"])
+    assert done.returncode == int(result["largest_error"] > 0.03)

@@ -313,12 +313,10 @@ def test_an_unknown_architecture_is_one_message(tmp_path: Path) -> None:
 
 
 def test_what_ends_llama_cpp_ends_only_the_child(tmp_path: Path) -> None:
-    """A header that llama.cpp answers by aborting its process."""
-    path = hole_models.llama(tmp_path / "hole.gguf", layers=1)
-    content = path.read_bytes()
-    key = b"llama.block_count"
-    at = content.index(key) + len(key) + 4
-    path.write_bytes(content[:at] + (10_000).to_bytes(4, "little") + content[at + 4 :])
+    """A rotation of half a head: llama.cpp aborts where it lays out the computation."""
+    block = hole_models.attention(256, 8, 2, 32) | hole_models.feed_forward(256, 512)
+    fields = {"attention.head_count": 8, "attention.head_count_kv": 2, "feed_forward_length": 512}
+    path = hole_models.write(tmp_path / "hole.gguf", "qwen2", [block], 256, fields | {"rope.dimension_count": 16})
     with pytest.raises(ModelFileError, match="ends its process over it") as error, ModelMemory(path) as memory:
         memory.estimate(n_ctx=256)
     assert str(path) in str(error.value)

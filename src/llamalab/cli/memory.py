@@ -15,8 +15,8 @@ from llamalab.cli.output import print_json, print_table
 from llamalab.errors import ConfigError
 
 if TYPE_CHECKING:
-    from llamalab.lab.memory import Estimate
     from llamalab.lab.memory_budget import Budget
+    from llamalab.lab.memory_estimate import Estimate
 
 _MIB, _GIB = 2**20, 2**30
 _FLASH = {"on": True, "off": False, "auto": "auto"}

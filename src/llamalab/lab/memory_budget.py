@@ -14,7 +14,8 @@ from typing import Any
 
 from llamalab.checkpoints.stored import Stored
 from llamalab.errors import ConfigError
-from llamalab.lab.memory import Estimate, ModelMemory
+from llamalab.lab.memory import ModelMemory
+from llamalab.lab.memory_estimate import Estimate
 from llamalab.lab.memory_weights import place
 from llamalab.lab.shapes import Shape
 

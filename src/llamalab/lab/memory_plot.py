@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from llamalab.errors import ConfigError
-from llamalab.lab.memory import Estimate, ModelMemory
+from llamalab.lab.memory import ModelMemory
 from llamalab.lab.memory_budget import last_without_flash
+from llamalab.lab.memory_estimate import Estimate
 
 _SHORTEST = 512
 _GIB = 2**30
