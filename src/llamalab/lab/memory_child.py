@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,10 +45,11 @@ class Child:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._process.kill()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
-        self._process.kill()
+                with suppress(BrokenPipeError):  # a request that nobody has read
+                    stream.close()
         self._process.wait()
         self._stderr.close()
 
