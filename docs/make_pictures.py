@@ -1,6 +1,7 @@
 """Draw the pictures of the documentation: `python docs/make_pictures.py` writes them all.
 
-The tour as a terminal shows it (demo.svg), and what the entropix sampler decided in a story (pictures/entropix.svg).
+The tour as a terminal shows it (demo.svg), what the entropix sampler decided in a story (pictures/entropix.svg), and
+pico's speed by depth (pictures/bench.svg).
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ def draw_entropix() -> None:
     assert code == 0
 
 
+def draw_bench() -> None:
+    """The command that the page on speed shows, with more repetitions."""
+    code = run(["bench", "pico", "--depth", "0,256,512,1024", "--plot", str(DOCS / "pictures" / "bench.svg")])
+    assert code == 0
+
+
 def draw_memory() -> None:
     """The command that the page on memory shows."""
     options = ["--n-ctx", "8192", "--budget", "8GB", "--plot", str(DOCS / "pictures" / "memory.svg")]
@@ -42,4 +49,5 @@ def draw_memory() -> None:
 if __name__ == "__main__":
     draw_tour()
     draw_entropix()
+    draw_bench()
     draw_memory()

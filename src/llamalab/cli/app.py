@@ -12,7 +12,21 @@ from typing import Annotated
 
 import typer
 
-from llamalab.cli import chat, convert, demo, doctor, generate, info, memory, models, quantize, synth, tokens, verify
+from llamalab.cli import (
+    bench,
+    chat,
+    convert,
+    demo,
+    doctor,
+    generate,
+    info,
+    memory,
+    models,
+    quantize,
+    synth,
+    tokens,
+    verify,
+)
 from llamalab.cli.output import print_error
 from llamalab.errors import LlamalabError
 
@@ -31,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, chat, generate, tokens, models, info, memory, convert, quantize, synth, verify, doctor):
+for module in (demo, chat, generate, tokens, models, info, memory, convert, quantize, synth, verify, bench, doctor):
     module.register(app)
 
 

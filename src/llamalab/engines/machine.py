@@ -1,8 +1,9 @@
-"""What this process may use of the machine: cores and memory."""
+"""What this process may use of the machine, and what it has used: cores and memory."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,33 @@ def available_memory() -> int | None:
         return None
     found = [value for value in (_meminfo_available(), *_cgroup_headroom()) if value is not None]
     return min(found, default=None)
+
+
+def peak_memory() -> int | None:
+    """Most bytes of this process that were in memory at once; None where the system does not say.
+
+    Not `getrusage`, whose figure on Linux begins with the peak of the process that started this one.
+    """
+    if sys.platform.startswith("linux"):
+        for line in (_text(Path("/proc/self/status")) or "").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        return None
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return None
+
+
+def processor() -> str:
+    """What the processor calls itself."""
+    if sys.platform == "darwin":
+        return _sysctl_text("machdep.cpu.brand_string") or platform.processor()
+    for line in (_text(Path("/proc/cpuinfo")) or "").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _core_of(cpu: int) -> tuple[str, str]:
@@ -88,8 +116,13 @@ def _text(path: Path) -> str | None:
 
 
 def _sysctl(name: str) -> int | None:
+    found = _sysctl_text(name)
+    return int(found) if found.isdigit() else None
+
+
+def _sysctl_text(name: str) -> str:
     try:
         done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False)
     except OSError:
-        return None
-    return int(done.stdout) if done.stdout.strip().isdigit() else None
+        return ""
+    return done.stdout.strip()
