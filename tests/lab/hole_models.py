@@ -12,6 +12,7 @@ from llamalab.lab.memory_copies import write_hole
 
 Tensors = dict[str, tuple[int, ...]]
 VOCAB, CONTEXT = 512, 8192
+_LAST_NORM = {"lfm2": "token_embd_norm"}
 
 
 def write(
@@ -40,10 +41,11 @@ def write(
             writer.add_float32(key, value)
         else:
             writer.add_uint32(key, int(str(value)))
-    shapes = {"token_embd": (vocab, dim), "output_norm": (dim,)}
+    shapes = {"token_embd": (vocab, dim), _LAST_NORM.get(architecture, "output_norm"): (dim,)}
     for i, block in enumerate(blocks):
         shapes |= {f"blk.{i}.{name}": shape for name, shape in block.items()}
-    write_hole(writer, path, {f"{n}.weight": (shape, type if len(shape) > 1 else "F32") for n, shape in shapes.items()})
+    full = {n if n.endswith((".bias", "ssm_a", "ssm_d")) else f"{n}.weight": shape for n, shape in shapes.items()}
+    write_hole(writer, path, {n: (shape, type if len(shape) > 1 else "F32") for n, shape in full.items()})
     return path
 
 
@@ -151,10 +153,47 @@ def deepseek2(path: Path) -> Path:
     return write(path, "deepseek2", [block] * 3, dim, fields)
 
 
+def mamba(path: Path) -> Path:
+    """No attention: a state for each sequence, whatever its length."""
+    dim, inner, state, rank = 256, 512, 16, 16
+    block: Tensors = {
+        "attn_norm": (dim,),
+        "ssm_in": (2 * inner, dim),
+        "ssm_conv1d": (inner, 4),
+        "ssm_conv1d.bias": (inner,),
+        "ssm_x": (rank + 2 * state, inner),
+        "ssm_dt": (inner, rank),
+        "ssm_dt.bias": (inner,),
+        "ssm_a": (inner, state),
+        "ssm_d": (inner,),
+        "ssm_out": (dim, inner),
+    }
+    fields = {"ssm.conv_kernel": 4, "ssm.inner_size": inner, "ssm.state_size": state, "ssm.time_step_rank": rank}
+    fields |= {"attention.head_count": 0, "feed_forward_length": 0}
+    return write(path, "mamba", [block] * 3, dim, fields)
+
+
+def lfm2(path: Path) -> Path:
+    """Short convolutions, and attention in every third layer."""
+    dim, heads, head, ffn, kv = 256, 4, 64, 512, [0, 0, 2, 0, 0, 2]
+    convolution: Tensors = {
+        "attn_norm": (dim,),
+        "shortconv.conv": (dim, 3),
+        "shortconv.in_proj": (3 * dim, dim),
+        "shortconv.out_proj": (dim, dim),
+    }
+    norms: Tensors = {"attn_q_norm": (head,), "attn_k_norm": (head,)}
+    blocks = [(attention(dim, heads, n, head) | norms if n else convolution) | feed_forward(dim, ffn) for n in kv]
+    fields = {"attention.head_count": heads, "attention.head_count_kv": kv, "feed_forward_length": ffn}
+    return write(path, "lfm2", blocks, dim, fields | {"shortconv.l_cache": 3})
+
+
 MODELS: Mapping[str, Callable[[Path], Path]] = {
     "llama": llama,
     "openelm": openelm,
     "gemma2": gemma2,
     "gemma3": gemma3,
     "deepseek2": deepseek2,
+    "mamba": mamba,
+    "lfm2": lfm2,
 }

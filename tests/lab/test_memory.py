@@ -21,6 +21,7 @@ from llamalab.lab.memory_child import Child
 from llamalab.lab.memory_copies import copied_bytes, learn
 from llamalab.lab.memory_formula import Setting, Sizes, buffers, compute_bytes, sizes, windowed_saving, work_bytes
 from llamalab.lab.memory_weights import place
+from tests import tiny
 from tests.lab import hole_models
 
 MIB = 2**20
@@ -38,7 +39,7 @@ def pico() -> Iterator[ModelMemory]:
 
 @pytest.mark.parametrize("name", hole_models.MODELS)
 def test_the_formula_s_cache_is_llama_cpp_s(name: str, tmp_path: Path) -> None:
-    """Grouped heads, heads that differ by layer, sliding windows, latent attention: one sum."""
+    """Grouped heads, heads that differ by layer, sliding windows, latent attention, recurrent state: one sum."""
     path = hole_models.MODELS[name](tmp_path / "hole.gguf")
     header, file = read_header(path), read_gguf_file(path)
     size = sizes(header, file.fields, file.tensors)
@@ -309,6 +310,12 @@ def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
 def test_an_unknown_architecture_is_one_message(tmp_path: Path) -> None:
     path = hole_models.write(tmp_path / "hole.gguf", "nobody", [hole_models.attention(64, 2, 2, 32)], 64, {})
     with pytest.raises(ModelFileError, match="has the architecture 'nobody', which"), ModelMemory(path) as memory:
+        memory.estimate()
+
+
+def test_a_model_that_writes_nothing_is_refused(tmp_path: Path) -> None:
+    tiny.write_bert(tmp_path / "bert.gguf")
+    with pytest.raises(ModelFileError, match="embedding model"), ModelMemory(tmp_path / "bert.gguf") as memory:
         memory.estimate()
 
 

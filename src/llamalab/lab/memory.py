@@ -225,7 +225,7 @@ class ModelMemory:
         total = laid_out.kv or 0
         if first > self.n_layers:
             return total, 0
-        if formula.kv is None:
+        if formula.kv is None or self.sizes.n_states:
             on_gpu = round(total * (self.n_layers - max(0, first)) / max(1, self.n_layers))
             return total - on_gpu, on_gpu
         layers = cache_layers(self.header, setting)

@@ -13,7 +13,7 @@ from llamalab.engines.context import context_parameters
 from llamalab.engines.gguf_header import Header
 from llamalab.engines.native import api, captured_lines, forget_errors, native_reason
 from llamalab.engines.options import Options, parse_options
-from llamalab.engines.weights import checked_header, model_parameters
+from llamalab.engines.weights import check_decoder, checked_header, model_parameters
 from llamalab.errors import ConfigError, ModelFileError
 
 _MIB = 2**20
@@ -30,7 +30,7 @@ def dry_run(path: Path, options: Mapping[str, Any]) -> dict[str, int]:
         options: of the engine; `n_ctx` and `n_seq` among them.
 
     Raises:
-        ModelFileError: llama.cpp cannot load the file.
+        ModelFileError: llama.cpp cannot load the file, or it does not continue texts.
         ConfigError: it cannot run the model with these options.
     """
     asked = parse_options(options)
@@ -45,7 +45,10 @@ def dry_run(path: Path, options: Mapping[str, Any]) -> dict[str, int]:
         context = api.llama_init_from_model(model, params)
     if not context:
         raise ConfigError(f"llama.cpp cannot run the model with these options: {native_reason()}.")
+    continues = bool(api.llama_get_memory(context))
     api.llama_free(context)
+    if not continues:
+        raise ModelFileError(f"{path} is no model that continues a text (an embedding model?).")
     text = "\n".join(lines)
     return {"kv": _sum(_CACHE, text), "compute": _sum(_COMPUTE, text), "output": _sum(_OUTPUT, text)}
 
@@ -60,6 +63,7 @@ def _open(path: Path) -> tuple[Header, int]:
     model = api.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise ModelFileError(f"llama.cpp cannot load {path}: {native_reason()}.")
+    check_decoder(path, model)
     return header, model
 
 

@@ -22,6 +22,9 @@ CACHES = frozenset(
 )
 """Architectures with plain KV caches, one for each layer, whose size follows from the header."""
 
+RECURRENT = frozenset({"mamba", "mamba2", "lfm2"})
+"""Architectures whose layers, all of them or those without KV heads, keep a state of one size for each sequence."""
+
 GRAPHS = frozenset({"llama", "qwen2", "qwen3", "mistral3", "smollm3"})
 """Architectures whose computation has the shape of a dense Llama's."""
 
@@ -98,6 +101,7 @@ class Sizes:
         key_length: values per head of queries and keys.
         value_length: values per head of values.
         n_vocab: tokens.
+        n_states: float32 values that recurrent layers keep for each sequence.
     """
 
     dim: int
@@ -107,6 +111,7 @@ class Sizes:
     key_length: int
     value_length: int
     n_vocab: int
+    n_states: int = 0
 
 
 def sizes(header: Header, fields: Mapping[str, Any], tensors: Mapping[str, Stored]) -> Sizes:
@@ -121,13 +126,16 @@ def sizes(header: Header, fields: Mapping[str, Any], tensors: Mapping[str, Store
         key_length=header.key_length,
         value_length=header.value_length,
         n_vocab=embedding.shape[0] if embedding is not None else 0,
+        n_states=_states(header, fields),
     )
 
 
 def buffers(header: Header, size: Sizes, setting: Setting) -> Buffers:
     """The buffers of a context, as far as the formula knows the architecture."""
     kv = compute = None
-    if header.architecture in CACHES and header.heads_kv:
+    if header.architecture in RECURRENT and size.n_states:
+        kv = sum(cache_layers(header, setting)) + 4 * size.n_states * setting.n_seq
+    elif header.architecture in CACHES and header.heads_kv:
         kv = sum(cache_layers(header, setting))
     if header.architecture in GRAPHS and size.ffn_dim:
         compute = compute_bytes(size, setting)
@@ -141,7 +149,9 @@ def cache_layers(header: Header, setting: Setting) -> list[int]:
     the two part; see `windowed_saving` for what windows alone would take.
     """
     cells = setting.cells * setting.n_seq
-    return header.layer_cache_bytes(cells, setting.type_k, setting.type_v, flash_attn=setting.flash_attn)
+    # Of a recurrent architecture, layers without KV heads have no part in the cache at all.
+    as_wide_as_they_are = setting.flash_attn or header.architecture in RECURRENT
+    return header.layer_cache_bytes(cells, setting.type_k, setting.type_v, flash_attn=as_wide_as_they_are)
 
 
 def windowed_saving(header: Header, fields: Mapping[str, Any], setting: Setting) -> int:
@@ -221,6 +231,22 @@ def _window_pattern(arch: str, given: object, n_layers: int) -> Sequence[bool]:
         return [bool(value) for value in (*given, *[False] * n_layers)][:n_layers]
     period = given if isinstance(given, int) and given else _WINDOW_PERIODS.get(arch, 1)
     return [i % period < period - 1 for i in range(n_layers)]
+
+
+def _states(header: Header, fields: Mapping[str, Any]) -> int:
+    """Float32 values of recurrent state: the last inputs of a convolution, and what a state space model remembers."""
+
+    def number(name: str) -> int:
+        return largest(fields.get(f"{header.architecture}.{name}"))
+
+    if header.architecture == "lfm2":
+        recurrent = sum(heads == 0 for heads in header.heads_kv)
+        return recurrent * number("embedding_length") * max(0, number("shortconv.l_cache") - 1)
+    if header.architecture in RECURRENT:
+        inner, state = number("ssm.inner_size"), number("ssm.state_size")
+        kept = max(0, number("ssm.conv_kernel") - 1) * (inner + 2 * number("ssm.group_count") * state)
+        return number("block_count") * (kept + state * inner)
+    return 0
 
 
 def largest(value: object) -> int:
