@@ -38,6 +38,10 @@ class TemplateMissing(LlamalabError):
     """A chat template that is absent where one is needed, unknown, or that does not render."""
 
 
+class EmptyResponse(InputError):
+    """A response without a single token to score."""
+
+
 class ContextOverflow(LlamalabError):
     """More tokens than the context holds.
 
@@ -60,7 +64,15 @@ class ProviderError(LlamalabError):
     """A model provider or download source that does not exist, cannot be reached or refuses."""
 
 
+class StoreError(LlamalabError):
+    """A store of results that is damaged, of another kind, or cannot be read or written."""
+
+
 class EngineError(LlamalabError):
     """The runtime failed while working: its own fault, not the input's."""
 
     exit_code = 1
+
+
+class NonFinite(EngineError):
+    """A log probability that is no number, or minus infinity where no sampler cuts the distribution."""
