@@ -125,6 +125,8 @@ class ModelMemory:
         """
         if kv_type not in CACHE_TYPES:
             raise ConfigError(f"kv_type must be one of {', '.join(CACHE_TYPES)}, not {kv_type!r}.")
+        if n_seq == 0:
+            raise ConfigError("n_seq must be 1 or more, not 0.")
         given: dict[str, Any] = {"n_seq": n_seq, "type_k": kv_type, "type_v": kv_type, "flash_attn": flash_attn}
         given |= {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch, "n_gpu_layers": None if on_gpu else 0}
         options = parse_options(given)
