@@ -30,6 +30,10 @@ class InputError(LlamalabError):
     """Input text, ids or messages that cannot be used."""
 
 
+class TokenBoundaryError(LlamalabError):
+    """Prompt and response meet inside a token, so there are no tokens that are the response's alone."""
+
+
 class SchemaError(LlamalabError):
     """A JSON schema or grammar that cannot be compiled."""
 
