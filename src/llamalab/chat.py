@@ -30,7 +30,7 @@ from llamalab.engine import (
     TokenCount,
 )
 from llamalab.errors import ConfigError, ContextOverflow, EngineError
-from llamalab.templates import ChatTemplate
+from llamalab.templates import ChatTemplate, Piece
 from llamalab.templates.choose import choose_template
 from llamalab.templates.encode import Encoder
 from llamalab.templates.messages import conversation
@@ -106,6 +106,12 @@ class EngineChat:
     Raises:
         ConfigError: another value of `truncate`.
         TemplateMissing: no such template.
+
+    Attributes:
+        engine: as given.
+        encoder: from pieces of text to ids.
+        template: in use.
+        truncate: as given.
     """
 
     def __init__(
@@ -121,13 +127,13 @@ class EngineChat:
         info = engine.info
         self.engine = engine
         self.truncate = truncate
-        self._encoder = Encoder(engine)
+        self.encoder = Encoder(engine)
         self.template = choose_template(
             template,
             own=info.chat_template,
             path=info.path,
-            bos=self._encoder.text_of(info.bos_id),
-            eos=self._encoder.text_of(info.eos_id),
+            bos=self.encoder.text_of(info.bos_id),
+            eos=self.encoder.text_of(info.eos_id),
             variables=template_variables,
         )
         self._last = threading.local()
@@ -148,9 +154,9 @@ class EngineChat:
         """The first control token that the template writes after an assistant's words; None if it writes none."""
         probe = "probe"
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": probe}]
-        pieces = self.template.pieces(turns, self._encoder.special, add_generation_prompt=False)
+        pieces = self.pieces(turns, add_generation_prompt=False)
         said = max((i for i, piece in enumerate(pieces) if probe in piece.text), default=len(pieces))
-        return next((self._encoder.id_of(piece) for piece in pieces[said:] if piece.special), None)
+        return next((self.encoder.id_of(piece) for piece in pieces[said:] if piece.special), None)
 
     def prompt_ids(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
         """Token ids of the whole conversation, in the model's layout.
@@ -167,8 +173,15 @@ class EngineChat:
             InputError: messages that cannot be used, or that the template refuses.
             TemplateMissing: the template does not render.
         """
-        pieces = self.template.pieces(messages, self._encoder.special, add_generation_prompt=add_generation_prompt)
-        ids = self._encoder.encode(pieces)
+        return self.piece_ids(self.pieces(messages, add_generation_prompt=add_generation_prompt))
+
+    def pieces(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[Piece]:
+        """The text of the whole conversation, cut at its control tokens. Arguments and errors as of `prompt_ids`."""
+        return self.template.pieces(messages, self.encoder.special, add_generation_prompt=add_generation_prompt)
+
+    def piece_ids(self, pieces: Sequence[Piece]) -> list[int]:
+        """Token ids of a conversation in pieces, with a BOS in front where the model wants one and none is there."""
+        ids = self.encoder.encode(pieces)
         info = self.engine.info
         if info.add_bos and info.bos_id is not None and ids[:1] != [info.bos_id]:
             ids.insert(0, info.bos_id)

@@ -51,10 +51,7 @@ def choose_template(
         return replace(template, bos=template.bos or bos, eos=template.eos or eos, variables=variables)
     name = template or "own"
     if template is None:
-        found = own or (folder_template(Path(path)) if path else None)
-        official = _official(Path(path)) if path and found is None else None
-        if official is not None:
-            name, found = official, BUILT_IN[official]
+        name, found = own_template(own, path)
         if found is None:
             logger.warning(
                 "The model%s has no chat template; its conversations are written as plain 'User:' and 'Assistant:' "
@@ -68,6 +65,18 @@ def choose_template(
         found = BUILT_IN.get(template) or _template_at(template)
     stop = ("\nUser:",) if name == "plain" else ()
     return ChatTemplate(found, name, bos, eos, stop, variables)
+
+
+def own_template(own: str | None, path: str | None) -> tuple[str, str | None]:
+    """What a model's template is called, and its text; None where the model has none.
+
+    Args:
+        own: Jinja text that came with the model.
+        path: the model's file or folder.
+    """
+    found = own or (folder_template(Path(path)) if path else None)
+    official = _official(Path(path)) if path and found is None else None
+    return ("own", found) if official is None else (official, BUILT_IN[official])
 
 
 def folder_template(folder: Path) -> str | None:

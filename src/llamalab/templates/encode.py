@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llamalab.engine import Engine
 from llamalab.templates import Piece
@@ -40,8 +40,16 @@ class Encoder:
             if piece.special:
                 ids.append(self.id_of(piece))
             elif text := self._stripped(before, piece.text, after):
-                ids += self._plain_ids(text)
+                ids += self._as_text(text, self._engine.tokenize)
         return ids
+
+    def continued_ids(self, text: str) -> list[int]:
+        """Ids of `text` as text that follows other text, tokenised on its own.
+
+        None of them is a control token, and no space stands in front that is not in `text` (SentencePiece vocabularies
+        begin each text with one).
+        """
+        return self._as_text(text, self._continued_ids)
 
     def id_of(self, piece: Piece) -> int:
         """The control token of a special piece."""
@@ -51,23 +59,30 @@ class Encoder:
         """Text of a control token; "" for None."""
         return "" if token is None else self._engine.token_bytes(token, special=True).decode("utf-8", "replace")
 
-    def _plain_ids(self, text: str) -> list[int]:
-        """Ids of `text` as text: none of them is a control token."""
-        ids = self._engine.tokenize(text)
+    def spelled(self, ids: Sequence[int]) -> bytes:
+        """The bytes of `ids` one after the other, control tokens included."""
+        return b"".join(self._engine.token_bytes(id, special=True) for id in ids)
+
+    def _as_text(self, text: str, first_ids: Callable[[str], list[int]]) -> list[int]:
+        """Ids of `text`, none of them a control token; `first_ids` tokenises its beginning."""
+        ids = first_ids(text)
         if self._control.isdisjoint(ids):
             return ids
         # Merging characters can arrive at a control token's string: cut each such string behind its first character.
         cuts = [start + 1 for start, _ in self.special.starts(text)]
-        ids = self._engine.tokenize(text[: cuts[0]])
+        ids = first_ids(text[: cuts[0]])
         for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True):
             ids += self._continued_ids(text[start:end])
         return ids
 
     def _continued_ids(self, text: str) -> list[int]:
         """Ids of `text` in the middle of a line: without the space that some vocabularies put in front."""
+        alone = self._engine.tokenize(text)
+        if self.spelled(alone) == text.encode():
+            return alone
         before = self._engine.tokenize("\n")
         ids = self._engine.tokenize("\n" + text)
-        return ids[len(before) :] if ids[: len(before)] == before else self._engine.tokenize(text)
+        return ids[len(before) :] if ids[: len(before)] == before else alone
 
     def _stripped(self, before: Piece | None, text: str, after: Piece | None) -> str:
         if before is not None and self._takes_spaces(before.text)[1]:
