@@ -157,7 +157,7 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dim": "4096"}, "dim is '4096'; it has to be a positive integer"),
+        ({"dim": "4096"}, "dim is '4096', not a positive integer"),
         ({"n_layers": 0}, "n_layers is 0"),
         ({"n_heads": 33}, "33 heads cannot share 8"),
         ({"dim": 4100}, "cannot be split evenly"),
@@ -183,7 +183,7 @@ def test_a_text_model_may_say_that_it_sees_nothing(tmp_path: Path) -> None:
 
 def test_broken_json_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "params.json").write_text("{")
-    with pytest.raises(ModelFileError, match=r"params\.json is not JSON"):
+    with pytest.raises(ModelFileError, match=r"params\.json is damaged: it is not JSON"):
         read_params(tmp_path, None)
     (tmp_path / "params.json").write_text("[3]")
     with pytest.raises(ModelFileError, match="no JSON object"):
@@ -324,10 +324,10 @@ CONFIG = LlamaConfig(64, 2, 4, 2, 16, 160, 300, 512, 500000.0, 1e-5, RopeScaling
     ],
 )
 def test_a_config_is_read_back_exactly(config: LlamaConfig, tmp_path: Path) -> None:
-    notes = write_params(tmp_path, config, {"name": "x", "sampling": {"temp": 0.5}})
+    notes = write_params(tmp_path, config, {"name": "x", "sampling": {"temperature": 0.5}})
     read = read_params(tmp_path, None)
     assert read.config == config
-    assert (read.name, read.sampling) == ("x", {"temp": 0.5})
+    assert (read.name, read.sampling) == ("x", {"temperature": 0.5})
     assert bool(notes) == (config.rope_scaling == RopeScaling(32.0))
     known = {"dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "ffn_dim_multiplier"}
     known |= {"norm_eps", "rope_theta", "use_scaled_rope"}

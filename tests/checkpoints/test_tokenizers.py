@@ -284,7 +284,12 @@ def test_a_folder_without_a_tokeniser_is_refused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"model": {"type": "Unigram", "vocab": []}}, "of the kind 'Unigram'; Llamas have BPE"),
-        ({"model": {"type": "BPE"}}, "KeyError 'merges'"),
+        ({"model": {"type": "BPE"}}, "lacks the key 'model.vocab'"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0}}}, "lacks the key 'model.merges'"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0.5}}}, r"model\.vocab\.a is 0\.5, not the id of a token"),
+        ({"model": {"type": "BPE", "vocab": {"a": 10**9}, "merges": []}}, "tokens has the id 1000000000"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a"]}}, r"model\.merges\[0\] is 'a', not two tokens"),
+        ({"added_tokens": [{"id": 0, "content": [], "special": True}]}, r"added_tokens\[0\]\.content is \[\], not"),
         ({"pre_tokenizer": None, "decoder": None}, "neither a byte-level BPE"),
     ],
 )

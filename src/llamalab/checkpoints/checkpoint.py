@@ -148,6 +148,10 @@ def checked(found: Mapping[str, Tensor], config: LlamaConfig, path: Path) -> dic
     Raises:
         ModelFileError: names the tensor, and both shapes.
     """
+    if config.n_layers > len(found):  # before a list of all their tensors is made
+        raise ModelFileError(
+            f"{path} is incomplete: its settings name {config.n_layers:,} layers, and there are {len(found):,} tensors."
+        )
     expected = tensor_shapes(config, tied=OUTPUT not in found)
     missing = [name for name in expected if name not in found]
     if missing:

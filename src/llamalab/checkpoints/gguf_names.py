@@ -1,4 +1,4 @@
-"""What ggml calls the tensors of a Llama."""
+"""What ggml calls the tensors of a Llama and the settings that its file recommends."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ SAMPLING_KEYS: Mapping[str, tuple[str, type[Any]]] = {
     "repeat_penalty": ("penalty_repeat", float),
 }
 """Recommended sampling: our name of a setting to that of its `general.sampling` key, and its type."""
+
+_MOST = 2**31
+"""Integers of a GGUF's settings have 32 bits."""
 
 _WHOLE = {EMBEDDING: "token_embd.weight", NORM: "output_norm.weight", OUTPUT: "output.weight"}
 _IN_LAYER = {
@@ -42,3 +45,13 @@ def gguf_names(n_layers: int) -> dict[str, str]:
         for name, ours in _IN_LAYER.items()
     }
     return _WHOLE | layers
+
+
+def recommended_sampling(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by our names, each of its type; what is no number, or none that a GGUF can hold, is left out."""
+    found = {}
+    for setting, (_, kind) in SAMPLING_KEYS.items():
+        value = values.get(setting)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST:
+            found[setting] = kind(value)
+    return found

@@ -13,7 +13,7 @@ import numpy as np
 from llamalab.checkpoints.checkpoint import EMBEDDING, OUTPUT, Checkpoint, Tensor, checked
 from llamalab.checkpoints.ggml_types import GGML_TYPES
 from llamalab.checkpoints.gguf_file import GgufFile, joined_tensors, read_gguf_parts
-from llamalab.checkpoints.gguf_names import ROPE_TABLE, SAMPLING_KEYS, gguf_names
+from llamalab.checkpoints.gguf_names import ROPE_TABLE, SAMPLING_KEYS, gguf_names, recommended_sampling
 from llamalab.checkpoints.scaling import chosen_scaling, scaling_from_divisors
 from llamalab.checkpoints.stored import FLOAT_TYPES, Stored, read_values, same_bytes
 from llamalab.checkpoints.tokenizer_gguf import vocabulary_from_gguf
@@ -59,7 +59,8 @@ def open_gguf(path: Path, *, rope_factor: float | None = None) -> Checkpoint:
         raise ModelFileError(f"{first.path} holds a vocabulary only, no weights.")
     config, source, notes = _config(settings, stored, rope_factor)
     vocabulary = check_size(vocabulary_from_gguf(first.fields, first.path), config.vocab_size, first.path)
-    names = {ours: name for name, ours in gguf_names(config.n_layers).items()}
+    # No more names than there are tensors to have them, whatever number of layers the settings claim.
+    names = {ours: name for name, ours in gguf_names(min(config.n_layers, len(stored))).items()}
     found = {names.get(name, name): tensor for name, tensor in stored.items() if name != ROPE_TABLE}
     if OUTPUT in found and EMBEDDING in found and same_bytes(found[OUTPUT], found[EMBEDDING]):
         del found[OUTPUT]
@@ -239,9 +240,5 @@ def _tensor(name: str, stored: Stored) -> Tensor:
 
 def _recommended(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Sampling settings that the file asks for."""
-    found = {}
-    for setting, (key, kind) in SAMPLING_KEYS.items():
-        value = fields.get(f"general.sampling.{key}")
-        if isinstance(value, int | float):
-            found[setting] = kind(value)
-    return found
+    said = {setting: fields.get(f"general.sampling.{key}") for setting, (key, _) in SAMPLING_KEYS.items()}
+    return recommended_sampling(said)

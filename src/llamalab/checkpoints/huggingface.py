@@ -16,7 +16,9 @@ from typing import Any
 
 from llamalab.checkpoints.checkpoint import EMBEDDING, NORM, OUTPUT, Array, Checkpoint, Tensor, checked
 from llamalab.checkpoints.dtypes import FloatType, in_dtype
-from llamalab.checkpoints.huggingface_config import CONFIG, made_config, parse_config, read_json
+from llamalab.checkpoints.gguf_names import recommended_sampling
+from llamalab.checkpoints.huggingface_config import CONFIG, made_config, parse_config
+from llamalab.checkpoints.json_file import read_json, read_json_if_there
 from llamalab.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from llamalab.checkpoints.stored import FLOAT_TYPES, Stored, byte_size, read_values, same_bytes
 from llamalab.checkpoints.tokenizer_huggingface import (
@@ -70,7 +72,8 @@ def open_huggingface(folder: Path, *, rope_factor: float | None = None) -> Check
     raw = read_json(folder / CONFIG)
     config, source = parse_config(raw, folder / CONFIG, rope_factor)
     stored = _stored(folder)
-    names = {ours: name for name, ours in _names(config.n_layers).items()}
+    # No more names than there are tensors to have them, whatever number of layers the settings claim.
+    names = {ours: name for name, ours in _names(min(config.n_layers, len(stored))).items()}
     found = {names.get(name, name): tensor for name, tensor in stored.items() if not name.endswith(_BUFFER)}
     notes = _tie(found, tied=raw.get("tie_word_embeddings") is True)
     heads = {"attention.wq.weight": config.n_heads, "attention.wk.weight": config.n_kv_heads}
@@ -79,6 +82,7 @@ def open_huggingface(folder: Path, *, rope_factor: float | None = None) -> Check
         n_heads = heads.get(name.split(".", 2)[-1])
         read = partial(read_values, tensor) if n_heads is None else partial(_interleaved, tensor, n_heads)
         tensors[name] = Tensor(name, tensor.shape, tensor.dtype, read)
+    tensors = checked(tensors, config, folder)  # so the vocabulary is as large as the settings say
     vocabulary = check_size(vocabulary_from_huggingface(folder), config.vocab_size, folder)
     return Checkpoint(
         path=folder,
@@ -86,7 +90,7 @@ def open_huggingface(folder: Path, *, rope_factor: float | None = None) -> Check
         name=Path(str(raw.get("_name_or_path") or "")).name or folder.name,
         config=config,
         rope_source=source,
-        tensors=checked(tensors, config, folder),
+        tensors=tensors,
         vocabulary=vocabulary,
         chat_template=read_chat_template(folder),
         notes=(*notes, *vocabulary.notes),
@@ -153,13 +157,14 @@ def _stored(folder: Path) -> dict[str, Stored]:
     places = read_json(folder / _INDEX).get("weight_map")
     if not isinstance(places, Mapping) or not all(isinstance(shard, str) for shard in places.values()):
         raise ModelFileError(f"{folder / _INDEX} is damaged: it has no weight_map from tensors to files.")
-    shards = sorted(set(places.values()))
+    shards, here = sorted(set(places.values())), {path.name for path in folder.iterdir() if path.is_file()}
     if any(Path(shard).name != shard for shard in shards):
         raise ModelFileError(f"{folder / _INDEX} names a file outside its folder.")
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    missing = [shard for shard in shards if shard not in here]
     if missing:
         raise ModelFileError(
-            f"{folder} is incomplete: of {len(shards)} shards {len(missing)} are missing, the first is {missing[0]}."
+            f"{folder} is incomplete: of {len(shards)} shards {len(missing)} are missing, the first is "
+            f"{missing[0][:80]}."
         )
     inside = {shard: read_safetensors(folder / shard) for shard in shards}
     for name, shard in places.items():
@@ -218,7 +223,7 @@ def _write_weights(folder: Path, tensors: list[Tensor]) -> None:
 
 def _write_generation(path: Path, checkpoint: Checkpoint) -> None:
     """Add the recommended sampling to what the tokeniser's writer says there (ids of special tokens)."""
-    made = read_json(path) if path.is_file() else {}
+    made = read_json_if_there(path)
     given = {theirs: checkpoint.sampling[ours] for ours, theirs in _SAMPLING.items() if ours in checkpoint.sampling}
     if given:
         made.pop("_from_model_config", None)
@@ -231,11 +236,10 @@ def _write_generation(path: Path, checkpoint: Checkpoint) -> None:
 
 def _recommended(path: Path) -> dict[str, Any]:
     """Sampling settings that generation_config.json asks for."""
-    said = read_json(path) if path.is_file() else {}
+    said = read_json_if_there(path)
     if said.get("do_sample") is False:
         return {"temperature": 0.0}
-    given = {ours: said.get(theirs) for ours, theirs in _SAMPLING.items()}
-    return {ours: value for ours, value in given.items() if type(value) in (int, float)}
+    return recommended_sampling({ours: said.get(theirs) for ours, theirs in _SAMPLING.items()})
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llamalab.checkpoints.checkpoint import Checkpoint
+from llamalab.checkpoints.json_file import Settings, shown
 from llamalab.checkpoints.scaling import chosen_scaling
 from llamalab.errors import ModelFileError
 from llamalab.llama.config import LlamaConfig, RopeScaling
@@ -29,23 +29,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 _TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ModelFileError: unreadable, or no JSON object.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} is damaged: it is not JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise ModelFileError(f"{path} is damaged: it is no JSON object.")
-    return content
-
-
 def parse_config(raw: Mapping[str, Any], path: Path, rope_factor: float | None) -> tuple[LlamaConfig, str]:
     """The shape, and where the RoPE scaling is from.
 
@@ -60,8 +43,8 @@ def parse_config(raw: Mapping[str, Any], path: Path, rope_factor: float | None) 
     model_type = _model_type(raw, path)
     for key, allowed in _NEUTRAL.items():
         if raw.get(key, allowed[0]) not in allowed:
-            raise ModelFileError(f"{path}: {key} is {raw[key]!r}; only {allowed[0]!r} is implemented.")
-    keys = _Keys(raw, path)
+            raise ModelFileError(f"{path}: {key} is {shown(raw[key])}; only {allowed[0]!r} is implemented.")
+    keys = Settings(raw, path)
     dim, n_heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
     if raw.get("head_dim") is None and dim % n_heads:
         raise ModelFileError(f"{path}: a hidden_size of {dim} cannot be cut into {n_heads} heads.")
@@ -129,35 +112,6 @@ def made_config(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
     return made | ({"sliding_window": config.sliding_window} if mistral else {})
 
 
-class _Keys:
-    """Keys of config.json with their types checked."""
-
-    def __init__(self, raw: Mapping[str, Any], path: Path) -> None:
-        self.raw = raw
-        self.path = path
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self.raw.get(key)
-        if value is None:
-            value = default
-        if type(value) is not int or value < 1:
-            raise self.wrong(key, value, "a positive integer")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.raw.get(key)
-        if value is None:
-            value = default
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-            raise self.wrong(key, value, "a positive number")
-        return float(value)
-
-    def wrong(self, key: str, value: object, wanted: str) -> ModelFileError:
-        if value is None:
-            return ModelFileError(f"{self.path} lacks the key {key!r}.")
-        return ModelFileError(f"{self.path}: {key!r} is {str(value)[:60]!r}, not {wanted}.")
-
-
 def _model_type(raw: Mapping[str, Any], path: Path) -> str:
     """"llama" or "mistral"."""
     quantised = raw.get("quantization_config") or raw.get("compression_config")
@@ -168,8 +122,8 @@ def _model_type(raw: Mapping[str, Any], path: Path) -> str:
             "can be read from safetensors. Take the original model, or a GGUF of it."
         )
     listed = raw.get("architectures")
-    names = [str(name) for name in listed] if isinstance(listed, list) else []
-    model_type = str(raw.get("model_type") or _ARCHITECTURES.get(names[0] if names else "", "unknown"))
+    names = [str(name)[:60] for name in listed] if isinstance(listed, list) else []
+    model_type = str(raw.get("model_type") or _ARCHITECTURES.get(names[0] if names else "", "unknown"))[:60]
     if any(name not in _ARCHITECTURES for name in names) or model_type not in _ARCHITECTURES.values():
         what = ", ".join(names) or f"of the type '{model_type}'"
         raise ModelFileError(
@@ -179,20 +133,22 @@ def _model_type(raw: Mapping[str, Any], path: Path) -> str:
     return model_type
 
 
-def _rope(keys: _Keys) -> tuple[float, RopeScaling | None]:
+def _rope(keys: Settings) -> tuple[float, RopeScaling | None]:
     """Base and scaling, in the form of transformers 5 (`rope_parameters`) or of those before."""
-    said = keys.raw.get("rope_parameters") or keys.raw.get("rope_scaling") or {}
+    said = keys.get("rope_parameters") or keys.get("rope_scaling") or {}
     if not isinstance(said, Mapping) or any(isinstance(value, Mapping) for value in said.values()):
-        raise ModelFileError(f"{keys.path}: its RoPE parameters are not those of a Llama: {str(said)[:80]}.")
-    rope = _Keys({**keys.raw, **said}, keys.path)
+        raise ModelFileError(f"{keys.path}: its RoPE parameters are not those of a Llama: {shown(said)}.")
+    rope = Settings({**keys.values, **said}, keys.path)
     theta = rope.number("rope_theta", 10_000.0)
     kind = said.get("rope_type") or said.get("type") or "default"
-    if rope.raw.get("partial_rotary_factor", 1) != 1:
+    if rope.values.get("partial_rotary_factor", 1) != 1:
         raise ModelFileError(f"{keys.path}: partial_rotary_factor is not 1; a Llama's heads are rotated whole.")
     if kind == "default" or (kind == "linear" and said.get("factor") == 1):
         return theta, None
     if kind != "llama3":
-        raise ModelFileError(f"{keys.path} asks for RoPE scaling of the type {kind!r}; 'llama3' or none can be read.")
+        raise ModelFileError(
+            f"{keys.path} asks for RoPE scaling of the type {shown(kind)}; 'llama3' or none can be read."
+        )
     scaling = RopeScaling(
         rope.number("factor"),
         rope.number("low_freq_factor"),

@@ -180,7 +180,7 @@ def _joined(path: Path, shards: Sequence[Mapping[str, Place]], config: LlamaConf
 
 def _refuse_fewer_shards(path: Path, n_shards: int, found: Mapping[str, _Joined], config: LlamaConfig) -> None:
     """The last shards may be missing without a gap in the numbers: then there are fewer heads than said."""
-    expected = tensor_shapes(config, tied=True)
+    expected = tensor_shapes(replace(config, n_layers=1), tied=True)
     names = ("layers.0.attention.wq.weight", "layers.0.feed_forward.w1.weight")
     parts = {expected[name][0] / found[name].shape[0] for name in names if name in found and found[name].shape[0]}
     times = parts.pop() if len(parts) == 1 else 1.0

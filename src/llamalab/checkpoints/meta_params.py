@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llamalab.checkpoints.gguf_names import recommended_sampling
+from llamalab.checkpoints.json_file import Settings, read_json, read_json_if_there
 from llamalab.checkpoints.scaling import chosen_scaling
 from llamalab.errors import ConfigError, ModelFileError
 from llamalab.llama.config import LlamaConfig, RopeScaling
@@ -80,8 +82,8 @@ def read_params(folder: Path, rope_factor: float | None) -> Params:
         ModelFileError: a key that is missing, of a wrong type, or of another architecture; it is named.
         ConfigError: an impossible `rope_factor`.
     """
-    params = _Json(folder / PARAMS)
-    own = _Json(folder / SIDECAR) if (folder / SIDECAR).is_file() else None
+    params = Settings(read_json(folder / PARAMS), folder / PARAMS)
+    own = Settings(read_json_if_there(folder / SIDECAR), folder / SIDECAR)
     _refuse_others(params)
     dim, n_layers, n_heads = params.integer("dim"), params.integer("n_layers"), params.integer("n_heads")
     n_kv_heads = params.integer("n_kv_heads", n_heads)
@@ -108,13 +110,13 @@ def read_params(folder: Path, rope_factor: float | None) -> Params:
         rope_scaling=scaling,
         sliding_window=params.integer("sliding_window") if params.get("sliding_window") is not None else None,
     )
-    name, template, sampling = (own.get(key) if own else None for key in ("name", "chat_template", "sampling"))
+    name, template, sampling = (own.get(key) for key in ("name", "chat_template", "sampling"))
     return Params(
         config,
         rope_source,
         name if isinstance(name, str) else None,
         template if isinstance(template, str) else None,
-        sampling if isinstance(sampling, dict) else {},
+        recommended_sampling(sampling) if isinstance(sampling, dict) else {},
         notes,
     )
 
@@ -206,49 +208,7 @@ def ffn_width(dim: int, multiple_of: int, multiplier: float | None) -> int:
     return multiple_of * -(-width // multiple_of)
 
 
-class _Json:
-    """A file with one JSON object, its values checked as they are asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
-        except ValueError as error:
-            raise ModelFileError(f"{path} is not JSON: {error}.") from error
-        if not isinstance(values, dict):
-            raise ModelFileError(f"{path} holds no JSON object.")
-        self.values: Mapping[str, Any] = values
-
-    def __contains__(self, key: str) -> bool:
-        return self.values.get(key) is not None
-
-    def get(self, key: str) -> Any:
-        return self.values.get(key)
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self._needed(key, default)
-        if type(value) is not int or value < 1:
-            raise ModelFileError(f"{self.path}: {key} is {value!r}; it has to be a positive integer.")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self._needed(key, default)
-        if type(value) not in {int, float} or not 0 < value < math.inf:
-            raise ModelFileError(f"{self.path}: {key} is {value!r}; it has to be a positive number.")
-        return float(value)
-
-    def _needed(self, key: str, default: object) -> Any:
-        value = self.get(key)
-        if value is None:
-            value = default
-        if value is None:
-            raise ModelFileError(f"{self.path} lacks the key {key!r}, without which the model's shape is not known.")
-        return value
-
-
-def _refuse_others(params: _Json) -> None:
+def _refuse_others(params: Settings) -> None:
     for key, value in params.values.items():
         if value is None or key in _KNOWN:
             continue
@@ -262,7 +222,7 @@ def _refuse_others(params: _Json) -> None:
         )
 
 
-def _ffn_dim(params: _Json, dim: int) -> int:
+def _ffn_dim(params: Settings, dim: int) -> int:
     if "hidden_dim" in params:
         return params.integer("hidden_dim")
     multiplier = params.number("ffn_dim_multiplier") if "ffn_dim_multiplier" in params else None
@@ -272,10 +232,10 @@ def _ffn_dim(params: _Json, dim: int) -> int:
         raise ModelFileError(f"{params.path}: ffn_dim_multiplier is {multiplier!r}; no model is so wide.") from None
 
 
-def _scaling(params: _Json, own: _Json | None, dim: int, n_layers: int) -> tuple[RopeScaling | None, str]:
+def _scaling(params: Settings, own: Settings, dim: int, n_layers: int) -> tuple[RopeScaling | None, str]:
     if params.get("use_scaled_rope") is not True:
         return None, PARAMS
-    if own and "rope_factor" in own:
+    if "rope_factor" in own:
         return RopeScaling(own.number("rope_factor")), SIDECAR
     if "rope_scaling_factor" in params:
         return RopeScaling(params.number("rope_scaling_factor")), PARAMS
@@ -283,11 +243,9 @@ def _scaling(params: _Json, own: _Json | None, dim: int, n_layers: int) -> tuple
     return RopeScaling(factor), f"inferred from width {dim} and {n_layers} layers"
 
 
-def _context(
-    params: _Json, own: _Json | None, theta: float, scaling: RopeScaling | None
-) -> tuple[int, tuple[str, ...]]:
+def _context(params: Settings, own: Settings, theta: float, scaling: RopeScaling | None) -> tuple[int, tuple[str, ...]]:
     for source in (own, params):
-        if source and "max_seq_len" in source:
+        if "max_seq_len" in source:
             return source.integer("max_seq_len"), ()
     length = _SCALED_CONTEXT if scaling else _CONTEXTS.get(theta, _LLAMA_2_CONTEXT)
     return length, (f"{PARAMS} does not say how long the context is; from its RoPE settings, {length:,} tokens.",)

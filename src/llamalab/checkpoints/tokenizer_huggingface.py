@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llamalab.checkpoints.json_file import read_json_if_there
 from llamalab.checkpoints.pieces import SPACE, is_byte_token
 from llamalab.checkpoints.pretokenizers import UNKNOWN, name_of
 from llamalab.checkpoints.sentencepiece_file import SentencePieceFile, read_sentencepiece
 from llamalab.checkpoints.tiktoken_file import is_tiktoken
 from llamalab.checkpoints.tokenizer_json import build_tokenizer_json
+from llamalab.checkpoints.tokenizer_json_file import TokenizerJson, read_tokenizer_json
 from llamalab.checkpoints.vocabulary import Kind, TokenType, Vocabulary, unused_name
 from llamalab.errors import ModelFileError
 
@@ -45,15 +47,8 @@ def vocabulary_from_huggingface(folder: Path) -> Vocabulary:
             )
         vocabulary, said = vocabulary_from_sentencepiece(original), None
     else:
-        path = files["tokenizer.json"]
-        try:
-            data = read_json(path)
-            vocabulary = _from_json(data, original)
-            said = _begins_with(data.get("post_processor"))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelFileError(f"{path} is no tokeniser that can be read: {type(error).__name__} {error}.") from None
-        except _NoLlama as error:
-            raise ModelFileError(f"{path} {error}.") from None
+        file = read_tokenizer_json(files["tokenizer.json"])
+        vocabulary, said = _vocabulary(file, original), _begins_with(file.post_processor)
     return replace(_with_settings(vocabulary, folder, said), files=files)
 
 
@@ -62,11 +57,16 @@ def read_chat_template(folder: Path) -> str | None:
 
     Of several named templates, the one called "default".
     """
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    template = read_json(folder / "tokenizer_config.json").get("chat_template")
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelFileError(f"{path} cannot be read: {error}.") from error
+    template = read_json_if_there(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+        named = (entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default")
+        template = next(named, {}).get("template")
     return template if isinstance(template, str) else None
 
 
@@ -116,79 +116,54 @@ def vocabulary_from_sentencepiece(file: SentencePieceFile) -> Vocabulary:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file.
+def _vocabulary(file: TokenizerJson, original: SentencePieceFile | None) -> Vocabulary:
+    """What tokenizer.json alone says.
 
-    Raises:
-        ModelFileError: no JSON, or no object.
+    Args:
+        file: as read.
+        original: the SentencePiece model that it was made from, for its scores; None where that is not there.
     """
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelFileError(f"{path} is no JSON: {error}.") from None
-    if not isinstance(found, dict):
-        raise ModelFileError(f"{path} holds no JSON object.")
-    return found
-
-
-class _NoLlama(Exception):
-    """A tokeniser of another kind; the message goes on from the path."""
-
-
-def _from_json(data: Mapping[str, Any], original: SentencePieceFile | None) -> Vocabulary:
-    model = data["model"]
-    if model.get("type", "BPE") != "BPE":
-        raise _NoLlama(f"holds a tokeniser of the kind {model.get('type')!r}; Llamas have BPE")
-    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        raise _NoLlama("marks parts of words (continuing_subword_prefix, end_of_word_suffix); no Llama does")
-    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    by_id: dict[int, tuple[str, TokenType]] = {id: (text, "normal") for text, id in model["vocab"].items()}
-    kind = _kind(data)
+    kind = _kind(file)
+    by_id: dict[int, tuple[str, TokenType]] = {id: (text, "normal") for text, id in file.vocab.items()}
     if kind == "sentencepiece":
         by_id |= {id: (text, "byte") for id, (text, _) in by_id.items() if is_byte_token(text)}
-        unknown = model.get("unk_token")
-        if unknown is not None:
-            by_id[model["vocab"][unknown]] = (unknown, "unknown")
-    for added in data.get("added_tokens") or ():
-        if by_id.get(added["id"], ("", "normal"))[1] != "unknown":
-            by_id[added["id"]] = (added["content"], "control" if added["special"] else "user_defined")
-    if not by_id or min(by_id) < 0:
-        raise ValueError("ids of tokens")
+    by_id |= {token.id: (token.text, "control" if token.special else "user_defined") for token in file.added}
+    if kind == "sentencepiece" and file.unk_id is not None:
+        by_id[file.unk_id] = (by_id[file.unk_id][0], "unknown")
     by_id |= {id: (text, "unused") for id, (text, _) in by_id.items() if text == unused_name(id)}
     rows = [by_id.get(id, (unused_name(id), "unused")) for id in range(max(by_id) + 1)]
     tokens, types = [text for text, _ in rows], [kind for _, kind in rows]
     vocabulary = Vocabulary(kind=kind, tokens=tokens, types=types)
     if kind == "bpe":
-        pre = name_of(data.get("pre_tokenizer"), whole_words=bool(model.get("ignore_merges")))
-        notes = () if pre != UNKNOWN else (f"Its pre-tokeniser is {_short(data.get('pre_tokenizer'))}.",)
-        if data.get("normalizer") is not None:
-            pre, notes = UNKNOWN, (f"It changes text before cutting it: {_short(data['normalizer'])}.",)
-        return replace(vocabulary, merges=[" ".join(merge) for merge in merges], pre=pre, notes=notes)
+        pre = name_of(file.pre_tokenizer, whole_words=file.ignore_merges)
+        notes = () if pre != UNKNOWN else (f"Its pre-tokeniser is {_short(file.pre_tokenizer)}.",)
+        if file.normalizer is not None:
+            pre, notes = UNKNOWN, (f"It changes text before cutting it: {_short(file.normalizer)}.",)
+        return replace(vocabulary, merges=[" ".join(merge) for merge in file.merges], pre=pre, notes=notes)
     if original is not None and list(original.pieces) == tokens[: len(original.pieces)]:
         scores = [*original.scores, *[-1e4] * (len(tokens) - len(original.pieces))]
     else:
-        scores = _scores(tokens, merges)
-    unk = types.index("unknown") if "unknown" in types else None
-    prefix, scheme = _space_prefix(data)
+        scores = _scores(tokens, file.merges)
+    prefix, scheme = _space_prefix(file)
     notes = ()
     if prefix and scheme is not None:
         where = "; and after a control token it puts none" if scheme == "first" else ""
         notes = (f"Its tokenizer.json puts no space before text that begins with one, llama.cpp does{where}.",)
-    return replace(vocabulary, scores=scores, unk_id=unk, space_prefix=prefix, notes=notes)
+    return replace(vocabulary, scores=scores, unk_id=file.unk_id, space_prefix=prefix, notes=notes)
 
 
-def _kind(data: Mapping[str, Any]) -> Kind:
+def _kind(file: TokenizerJson) -> Kind:
     """Byte-level where its pre-tokeniser or decoder says so; SentencePiece's where it falls back to byte tokens."""
-    if "'ByteLevel'" in f"{data.get('pre_tokenizer')}{data.get('decoder')}":
+    if "'ByteLevel'" in f"{file.pre_tokenizer}{file.decoder}":
         return "bpe"
-    if data["model"].get("byte_fallback") and SPACE in f"{data.get('normalizer')}{data.get('pre_tokenizer')}":
+    if file.byte_fallback and SPACE in f"{file.normalizer}{file.pre_tokenizer}":
         return "sentencepiece"
-    raise _NoLlama("holds neither a byte-level BPE nor one made from SentencePiece (byte_fallback), as Llamas have")
+    raise ModelFileError(
+        f"{file.path} holds neither a byte-level BPE nor one made from SentencePiece (byte_fallback), as Llamas have."
+    )
 
 
-def _scores(tokens: list[str], merges: list[tuple[str, ...]]) -> list[float]:
+def _scores(tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> list[float]:
     """Scores under which SentencePiece joins in the order of `merges`: minus the place where a token first appears."""
     place: dict[str, int] = {}
     for merge in merges:
@@ -197,13 +172,13 @@ def _scores(tokens: list[str], merges: list[tuple[str, ...]]) -> list[float]:
     return [-float(place[token]) if token in place else last if len(token) == 1 else -1e6 for token in tokens]
 
 
-def _space_prefix(data: Mapping[str, Any]) -> tuple[bool, str | None]:
+def _space_prefix(file: TokenizerJson) -> tuple[bool, str | None]:
     """Whether a space is put in front of text; and the scheme, where a pre-tokeniser does it and not a normaliser."""
-    structure: Any = data.get("pre_tokenizer") or {}
+    structure = file.pre_tokenizer or {}
     if structure.get("type") == "Metaspace":
         scheme = str(structure.get("prepend_scheme", "always"))
         return scheme != "never" and bool(structure.get("add_prefix_space", True)), scheme
-    return "'Prepend'" in str(data.get("normalizer")), None
+    return "'Prepend'" in str(file.normalizer), None
 
 
 def _begins_with(structure: Any) -> str | None:
@@ -226,8 +201,10 @@ def _with_settings(vocabulary: Vocabulary, folder: Path, begins_with: str | None
         folder: where the files lie.
         begins_with: see `_begins_with`.
     """
-    config, names = read_json(folder / "tokenizer_config.json"), read_json(folder / "special_tokens_map.json")
-    numbers = read_json(folder / "generation_config.json"), read_json(folder / "config.json")
+    config, names, *numbers = (
+        read_json_if_there(folder / f"{name}.json")
+        for name in ("tokenizer_config", "special_tokens_map", "generation_config", "config")
+    )
     ids = {text: id for id, text in enumerate(vocabulary.tokens)}
 
     def token(name: str, default: int | None) -> int | None:
@@ -259,7 +236,7 @@ def _with_settings(vocabulary: Vocabulary, folder: Path, begins_with: str | None
 
 def _ids(settings: Mapping[str, Any], name: str) -> list[int]:
     found = settings.get(f"{name}_token_id")
-    return [id for id in (found if isinstance(found, list) else [found]) if isinstance(id, int) and id >= 0]
+    return [id for id in (found if isinstance(found, list) else [found]) if type(id) is int and id >= 0]
 
 
 def _config(vocabulary: Vocabulary, chat_template: str | None) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llamalab.checkpoints.huggingface_config import CONFIG, read_json
+from llamalab.checkpoints.huggingface_config import CONFIG
+from llamalab.checkpoints.json_file import read_json
 from llamalab.checkpoints.safetensors_file import Entry, read_entries
 from llamalab.checkpoints.stored import FLOAT_TYPES, Stored, looks_same
 from llamalab.errors import ModelFileError

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamalab.checkpoints.huggingface_config import read_json
+from llamalab.checkpoints.json_file import read_json
 from llamalab.checkpoints.meta_params import PARAMS, SIDECAR, read_params
 from llamalab.checkpoints.pth import Place, layout
 from llamalab.checkpoints.stored import FLOAT_TYPES, Stored, looks_same

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llamalab.checkpoints.huggingface_config import read_json
+from llamalab.checkpoints.json_file import read_json
 from llamalab.checkpoints.tiktoken_file import BOS, EOS, PAD, SPECIAL, is_tiktoken
 from llamalab.errors import ModelFileError
 from llamalab.lab.info import SpecialToken, TokenizerInfo
