@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamalab.engine import ScoreRequest
+from llamalab.engine import Decoding, GenerateRequest, ScoreRequest
 from llamalab.engines.llama_cpp import LlamaCppEngine
-from llamalab.errors import ContextOverflow, InputError
+from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError
+from llamalab.lab.shapes import Shape
+from llamalab.lab.synth import write_synthetic
 from tests import tiny
+from tests.engines.scores import conversations, same_bits_however_they_are_asked_for
+
+SHAPE = Shape("small", 2, 256, 4, 2, 64, 512, 300, 1024, 10_000.0, True)
 
 
 def reference(prefix: list[int], response: list[int], n_vocab: int) -> list[float]:
@@ -71,3 +76,81 @@ def test_an_id_outside_the_vocabulary_is_refused(tiny_engine: LlamaCppEngine):
         tiny_engine.score([ScoreRequest([5], [6, 349])])
     with pytest.raises(InputError, match="Request 0, prefix: token id -1 at position 0"):
         tiny_engine.score([ScoreRequest([-1], [6])])
+
+
+@pytest.fixture(scope="module", params=["F32", "Q8_0", "Q4_K_M", "Q4_0"])
+def of_a_type(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LlamaCppEngine:
+    """Kernels for quantised matrices work on blocks of rows: where rows lie in a decode could show in the bits."""
+    path = tmp_path_factory.mktemp("types") / f"{request.param}.gguf"
+    write_synthetic(SHAPE, path, request.param)
+    return LlamaCppEngine(path, n_ctx=512, n_seq=0, n_threads=1)
+
+
+def test_strict_scores_have_the_same_bits_whatever_else_is_scored(of_a_type: LlamaCppEngine) -> None:
+    alone = same_bits_however_they_are_asked_for(of_a_type)
+    # What a response begins with has the same bits whatever follows.
+    assert alone[3].logprobs == alone[4].logprobs[:17]
+    assert alone[3].decoded[1].logprobs == alone[4].decoded[1].logprobs[:17]
+
+
+@pytest.mark.slow
+def test_strict_scores_have_the_same_bits_with_any_number_of_threads(of_a_type: LlamaCppEngine) -> None:
+    """Two threads wait for each other hundreds of times in a decode: slow where cores are shared."""
+    expected = of_a_type.score(conversations())
+    with LlamaCppEngine(of_a_type.info.path, n_ctx=512, n_seq=0, n_threads=2) as engine:
+        assert same_bits_however_they_are_asked_for(engine) == expected
+
+
+def test_strict_scores_have_the_same_bits_in_another_process_of_the_same_settings(of_a_type: LlamaCppEngine) -> None:
+    """Another engine, other batches before it."""
+    requests = conversations()[5:9]
+    expected = of_a_type.score(requests)
+    with LlamaCppEngine(of_a_type.info.path, n_ctx=512, n_seq=0, n_threads=1) as other:
+        other.score([ScoreRequest([1, 2, 3], [4, 5])])
+        assert other.score(requests) == expected
+
+
+def test_fast_scores_are_near_strict_ones(of_a_type: LlamaCppEngine) -> None:
+    requests = conversations()
+    for fast, strict in zip(of_a_type.score(requests, mode="fast"), of_a_type.score(requests), strict=True):
+        assert len(fast.logprobs) == len(strict.logprobs)
+        for a, b in zip(fast.logprobs, strict.logprobs, strict=True):
+            assert a == b if a is None or b is None else abs(a - b) < 0.5
+
+
+def test_samplers_are_scored_from_the_same_pass(tiny_engine: LlamaCppEngine) -> None:
+    prefix, response = [3, 4, 5], list(range(40, 60))
+    (found,) = tiny_engine.score([ScoreRequest(prefix, response, (Decoding(0.5), Decoding(top_k=1)))])
+    logits = tiny.reference_logits([*prefix, *response], n_vocab=tiny_engine.info.n_vocab)[len(prefix) - 1 : -1]
+    half = logits / 0.5
+    half = half - half.max(-1, keepdims=True)
+    half = half - np.log(np.exp(half).sum(-1, keepdims=True))
+    expected = [float(half[i, id]) for i, id in enumerate(response)]
+    assert found.decoded[0].logprobs == pytest.approx(expected, abs=2e-4)
+    best = [0.0 if int(row.argmax()) == id else -np.inf for row, id in zip(logits, response, strict=True)]
+    assert list(found.decoded[1].logprobs) == best
+    assert list(found.ranks) == [1 + int((row > row[id]).sum()) for row, id in zip(logits, response, strict=True)]
+
+
+def test_an_engine_without_sequences_scores_and_does_not_generate(tiny_gguf: Path) -> None:
+    with LlamaCppEngine(tiny_gguf, n_seq=0, n_threads=1) as engine:
+        assert engine.score([ScoreRequest([1], [2])])[0].total < 0
+        with pytest.raises(EngineError, match="loaded with n_seq=0"):
+            engine.generate([GenerateRequest([1])])
+
+
+@pytest.mark.parametrize(
+    ("decoding", "message"),
+    [
+        (Decoding(0.0), "At temperature 0 one token has all the mass"),
+        (Decoding(-1.0), "temperature must be above 0"),
+        (Decoding(float("nan")), "temperature must be above 0"),
+        (Decoding(top_p=0.0), "top_p must be"),
+        (Decoding(order="other"), "order must be"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_distribution_is_refused(tiny_engine: LlamaCppEngine, decoding: Decoding, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny_engine.score([ScoreRequest([1], [2], (decoding,))])
+    with pytest.raises(ConfigError, match="mode must be strict or fast"):
+        tiny_engine.score([ScoreRequest([1], [2])], mode="exact")  # type: ignore[arg-type]

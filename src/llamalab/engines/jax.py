@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamalab.checkpoints.checkpoint import open_checkpoint
-from llamalab.engine import Event, GenerateRequest, Scored, ScoreRequest
+from llamalab.engine import Event, GenerateRequest, Scored, ScoreMode, ScoreRequest
 from llamalab.engines.checkpoint_engine import DEFAULT_CONTEXT, CheckpointEngine, describe
 from llamalab.engines.events import EventStream
-from llamalab.engines.request import check_request, check_score, checked_ids, checked_text
+from llamalab.engines.request import check_mode, check_request, check_score, checked_ids, checked_text
 from llamalab.engines.response import Queue, Response
 from llamalab.engines.tokenizer import Tokenizer, open_tokenizer
 from llamalab.errors import ConfigError, InputError, SchemaError
@@ -34,6 +34,7 @@ try:
     from llamalab.engines.jax_logits import LogitsReader
     from llamalab.engines.jax_options import JaxOptions, parse_jax_options
     from llamalab.engines.jax_schedule import Draws, JaxScheduler
+    from llamalab.engines.jax_scorer import JaxScorer
     from llamalab.llama.cache import KVCache
     from llamalab.llama.entropix import CLARIFYING_TOKEN, Entropix
     from llamalab.llama.entropix_cases import THRESHOLDS
@@ -113,6 +114,8 @@ class JaxEngine(CheckpointEngine):
             trace=self.options.trace,
         )
         self._reader = LogitsReader(weights, config, self._dtype, n_batch)
+        self._weights = weights
+        self._scorer: JaxScorer | None = None
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
         """Generate all requests together; events come as they happen, `Generation` last for each.
@@ -132,23 +135,23 @@ class JaxEngine(CheckpointEngine):
         self._scheduler.submit(responses)
         return EventStream(self._scheduler, responses, queue)
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
-        """Log probabilities of each response given its prefix, one pass per request.
+    def score(self, requests: Sequence[ScoreRequest], *, mode: ScoreMode = "strict") -> list[Scored]:
+        """Log probabilities of each response given its prefix, in one pass; prefixes that requests share, once.
 
         Raises:
             InputError: an id outside the vocabulary.
             ContextOverflow: prefix and response together longer than the context.
+            ConfigError: a decoding or a mode that means nothing.
         """
         self._check_open()
-        pairs = []
-        for number, request in enumerate(requests):
-            check_score(number, request, n_ctx=self._n_ctx)
-            prefix = checked_ids(request.prefix_ids, self._config.vocab_size, f"Request {number}, prefix")
-            response = checked_ids(request.response_ids, self._config.vocab_size, f"Request {number}, response")
-            pairs.append((prefix, response))
+        check_mode(mode)
+        size = self._config.vocab_size
+        asked = [check_score(n, request, n_ctx=self._n_ctx, n_vocab=size) for n, request in enumerate(requests)]
         with self._lock:
             self._check_open()
-            return [self._reader.score(prefix, response) for prefix, response in pairs]
+            if self._scorer is None:
+                self._scorer = JaxScorer(self._weights, self._config, self._dtype, self._n_ctx)
+            return self._scorer.score(asked, mode)
 
     def logits(self, ids: Sequence[int], *, rows: slice | None = None) -> np.ndarray[Any, Any]:
         """Logits of one full forward pass over `ids`; see `LogitsEngine`."""
@@ -176,7 +179,7 @@ class JaxEngine(CheckpointEngine):
 
     def _free(self) -> None:
         self._scheduler.close()
-        del self._scheduler, self._reader
+        del self._scheduler, self._reader, self._scorer, self._weights
 
     def _prepare(self, number: int, request: GenerateRequest, queue: Queue) -> Response:
         check_request(number, request, n_ctx=self._n_ctx)

@@ -1,11 +1,10 @@
-"""Whole rows of logits from the JAX Llama, the log probabilities of given tokens, and what passes between its blocks.
+"""Whole rows of logits from the JAX Llama, and what passes between its blocks.
 
 Dimension key: T tokens, R rows asked for, V vocabulary, D dim, L layers.
 """
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -14,10 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from llamalab.engine import Scored
 from llamalab.engines.request import Ids
-from llamalab.engines.sampling import log_sum_exp
-from llamalab.errors import EngineError
 from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig
 from llamalab.llama.generate import bucket, fill
@@ -26,17 +22,12 @@ from llamalab.llama.weights import XfmrWeights
 
 Logits = np.ndarray[Any, Any]
 
-_WINDOW_VALUES = 2**25  # logits held at once while scoring: 128 MiB
-
-
 class LogitsReader:
     """Logits of one sequence at a time, on a cache of its own for each call."""
 
     def __init__(self, weights: XfmrWeights, config: LlamaConfig, dtype: Any, n_batch: int) -> None:
         self._weights, self._config, self._dtype = weights, config, dtype
         self._n_batch = n_batch
-        fitting = max(16, _WINDOW_VALUES // config.vocab_size)
-        self._window = min(n_batch, 1 << (fitting.bit_length() - 1))
         self._last: tuple[bytes, Array] | None = None  # a text, and what leaves the last block for it
 
     def rows(self, ids: Ids, begin: int, end: int) -> Logits:
@@ -67,23 +58,6 @@ class LogitsReader:
         tokens_1T = self._padded(ids, 0, bucket(len(ids)))
         blocks = _blocks(self._weights, self._config, tokens_1T, self._dtype)
         return [np.asarray(x_1TD[0, : len(ids)], np.float32) for x_1TD in blocks]
-
-    def score(self, prefix: Ids, response: Ids) -> Scored:
-        """Log probabilities of a response: the prefix without logits, then the response in windows."""
-        if not len(response):
-            return Scored(logprobs=(), total=0.0)
-        ids = np.concatenate([prefix, response])
-        first = max(0, len(prefix) - 1)  # row whose logits predict the first token that can be scored
-        values: list[float | None] = [] if len(prefix) else [None]
-        if first < len(ids) - 1:
-            cache = self._filled(ids, first, len(ids) + self._window)
-            for at in range(first, len(ids) - 1, self._window):
-                count = min(self._window, len(ids) - 1 - at)
-                tokens_1T = self._padded(ids, at, bucket(count))
-                logits_1TV, cache = _next(self._weights, self._config, tokens_1T, np.int32(at), cache)
-                rows = np.asarray(logits_1TV)[0, :count]
-                values += [_log_prob(row, int(ids[at + 1 + n])) for n, row in enumerate(rows)]
-        return Scored(logprobs=tuple(values), total=math.fsum(v for v in values if v is not None))
 
     def _filled(self, ids: Ids, end: int, room: int) -> KVCache:
         """A cache that holds the first `end` ids, with room for `room` and for padding behind any of them."""
@@ -118,10 +92,3 @@ def _blocks(weights: XfmrWeights, config: LlamaConfig, tokens_1T: Array, dtype: 
 @partial(jax.jit, static_argnames=("config",))
 def _unembedded(weights: XfmrWeights, config: LlamaConfig, x_1TD: Array, rows_R: Ids) -> Array:
     return unembed(x_1TD[0, rows_R], weights, config)
-
-
-def _log_prob(row: Logits, token: int) -> float:
-    value = float(row[token]) - log_sum_exp(row)
-    if not math.isfinite(value):
-        raise EngineError(f"The log probability of token {token} is {value}: the model's logits are not finite.")
-    return value

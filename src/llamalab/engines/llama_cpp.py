@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamalab.engine import Event, GenerateRequest, ModelInfo, Scored, ScoreRequest
+from llamalab.engine import Event, GenerateRequest, ModelInfo, Scored, ScoreMode, ScoreRequest
 from llamalab.engines import machine
 from llamalab.engines.context import context_length, context_parameters, on_gpu, padded, sequences
 from llamalab.engines.events import EventStream
@@ -23,11 +23,11 @@ from llamalab.engines.gguf_header import Header, read_header
 from llamalab.engines.model_info import describe
 from llamalab.engines.native import adapter_free, adapter_init, api, forget_errors, native_reason, set_adapters
 from llamalab.engines.options import Options, parse_options
-from llamalab.engines.request import check_request, check_score, checked_ids, checked_text
+from llamalab.engines.request import check_mode, check_request, check_score, checked_ids, checked_text
 from llamalab.engines.response import Queue, Response
 from llamalab.engines.sampling import Sampler
 from llamalab.engines.schedule import Scheduler
-from llamalab.engines.scorer import Scorer
+from llamalab.engines.scorer import ROWS, Scorer, score_window, strict_options
 from llamalab.engines.weights import checked_header, open_weights, weight_bytes
 from llamalab.errors import ConfigError, EngineError, InputError, ModelFileError, OutOfMemory
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from llamalab.engines.llama_cpp_logits import BlockOutputs, LogitsReader
-    from llamalab.engines.scorer import Ids
+    from llamalab.engines.request import Ids
 
 
 class LlamaCppEngine:
@@ -66,7 +66,7 @@ class LlamaCppEngine:
         self._contexts: list[int] = []
         self._adapters: list[int] = []
         self._scheduler: Scheduler | None = None
-        self._scorer: Scorer | None = None
+        self._scorers: dict[str, Scorer] = {}
         self._reader: LogitsReader | None = None
         try:
             if not self.options.vocab_only:
@@ -126,28 +126,18 @@ class LlamaCppEngine:
             raise
         return EventStream(scheduler, responses, queue)
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
-        """Log probabilities of each response given its prefix, one pass per request.
+    def score(self, requests: Sequence[ScoreRequest], *, mode: ScoreMode = "strict") -> list[Scored]:
+        """Log probabilities of each response given its prefix, in one pass; prefixes that requests share, once.
 
         Raises:
             InputError: an id outside the vocabulary.
             ContextOverflow: prefix and response together longer than the context.
+            ConfigError: a decoding or a mode that means nothing.
         """
-        self._running()
-        vocabulary = self._weights.vocabulary
-        pairs = []
-        for number, request in enumerate(requests):
-            check_score(number, request, n_ctx=self._n_ctx)
-            prefix = checked_ids(request.prefix_ids, vocabulary.size, f"Request {number}, prefix")
-            response = checked_ids(request.response_ids, vocabulary.size, f"Request {number}, response")
-            pairs.append((prefix, response))
-        with self._lock:
-            self._check_open()
-            if self._scorer is None:
-                window = self.options.n_outputs_max or Scorer.window(vocabulary.size, self.options.n_batch)
-                context = self._new_context(1, window)
-                self._scorer = Scorer(context, vocabulary.size, window=window, n_batch=api.llama_n_batch(context))
-        return self._scorer.score(pairs)
+        self._check_loaded()
+        size = self._weights.vocabulary.size
+        asked = [check_score(n, request, n_ctx=self._n_ctx, n_vocab=size) for n, request in enumerate(requests)]
+        return self._scorer_of(mode).score(asked)
 
     def logits(self, ids: Sequence[int], *, rows: slice | None = None) -> np.ndarray[Any, Any]:
         """Logits of one full forward pass over `ids`; see `LogitsEngine`. Prompts of over `n_batch` run in batches."""
@@ -191,8 +181,25 @@ class LlamaCppEngine:
         return Response(number, request, prompt, sampler, queue, n_ctx=self._n_ctx, stop_ids=vocabulary.stop_ids)
 
     def _checked_ids(self, ids: Sequence[int]) -> Ids:
-        self._running()
+        self._check_loaded()
         return checked_text(ids, self._weights.vocabulary.size, n_ctx=self._n_ctx)
+
+    def _scorer_of(self, mode: ScoreMode) -> Scorer:
+        """What scores in this mode, on a context of its own; made at first use."""
+        check_mode(mode)
+        with self._lock:
+            self._check_open()
+            if mode not in self._scorers:
+                size, movable = self._weights.vocabulary.size, self._movable
+                strict = mode == "strict"
+                options = strict_options(self.options) if strict else self.options
+                window = score_window(size, options)
+                context = self._new_context(1, window, options=options, spare=ROWS if strict and movable else 0)
+                fill = ROWS if strict and movable else 1
+                self._scorers[mode] = Scorer(
+                    context, size, window=window, n_batch=api.llama_n_batch(context), fill=fill, movable=movable
+                )
+            return self._scorers[mode]
 
     def _logits_reader(self) -> LogitsReader:
         from llamalab.engines.llama_cpp_logits import BlockOutputs, LogitsReader
@@ -201,9 +208,9 @@ class LlamaCppEngine:
             self._check_open()
             if self._reader is None:
                 size = self._weights.vocabulary.size
-                window = self.options.n_outputs_max or Scorer.window(size, self.options.n_batch)
+                window = score_window(size, self.options)
                 tap = BlockOutputs()
-                context = self._new_context(1, window, tap)
+                context = self._new_context(1, window, tap=tap)
                 batch = api.llama_n_batch(context)
                 self._reader = LogitsReader(context, size, window=window, n_batch=batch, tap=tap)
             return self._reader
@@ -213,20 +220,31 @@ class LlamaCppEngine:
         options, model = self.options, self._weights.model
         for path, _ in options.adapters:
             self._adapters.append(_load_adapter(model, path))
+        self._movable = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
+        if not self._n_seq:
+            return
         context = self._new_context(self._n_seq, options.n_outputs_max or self._n_seq)
-        recurrent = api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
         self._scheduler = Scheduler(
             context,
             self._weights.vocabulary,
             n_seq=self._n_seq,
             n_batch=api.llama_n_batch(context),
-            movable=not recurrent,
+            movable=self._movable,
             keep=options.cache_prompts,
         )
 
-    def _new_context(self, n_seq: int, n_outputs: int, tap: BlockOutputs | None = None) -> int:
-        options = self.options
-        params = context_parameters(self._weights.header, options, n_ctx=self._n_ctx, n_seq=n_seq, n_outputs=n_outputs)
+    def _new_context(
+        self,
+        n_seq: int,
+        n_outputs: int,
+        *,
+        tap: BlockOutputs | None = None,
+        options: Options | None = None,
+        spare: int = 0,
+    ) -> int:
+        options = options or self.options
+        n_ctx = self._n_ctx + spare
+        params = context_parameters(self._weights.header, options, n_ctx=n_ctx, n_seq=n_seq, n_outputs=n_outputs)
         if tap is not None:
             params.cb_eval = tap.callback
         forget_errors()
@@ -234,12 +252,12 @@ class LlamaCppEngine:
         if not context:
             reason = native_reason()
             if "alloc" in reason:
-                raise OutOfMemory(f"A context of {self._n_ctx} tokens for {n_seq} sequences does not fit ({reason}).")
+                raise OutOfMemory(f"A context of {n_ctx} tokens for {n_seq} sequences does not fit ({reason}).")
             raise ConfigError(f"llama.cpp cannot run the model with these options: {reason}.")
         self._contexts.append(context)
         if not api.llama_get_memory(context):
             raise ModelFileError(f"{self._weights.path} is no model that continues a text (an embedding model?).")
-        if api.llama_n_ctx(context) != params.n_ctx or api.llama_n_ctx_seq(context) != padded(self._n_ctx):
+        if api.llama_n_ctx(context) != params.n_ctx or api.llama_n_ctx_seq(context) != padded(n_ctx):
             raise EngineError(
                 f"llama.cpp made a context of {api.llama_n_ctx(context)} tokens where {params.n_ctx} were asked for: "
                 "binding and library do not fit together. Install llama-cpp-python>=0.3.36,<0.3.37."
@@ -254,9 +272,15 @@ class LlamaCppEngine:
 
     def _running(self) -> Scheduler:
         self._check_open()
+        self._check_loaded()
         if self._scheduler is None:
-            raise EngineError("The model was loaded with vocab_only=True: it can tokenise text, nothing else.")
+            raise EngineError("The model was loaded with n_seq=0: it can score and show its logits, not generate.")
         return self._scheduler
+
+    def _check_loaded(self) -> None:
+        self._check_open()
+        if self.options.vocab_only:
+            raise EngineError("The model was loaded with vocab_only=True: it can tokenise text, nothing else.")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -265,8 +289,8 @@ class LlamaCppEngine:
     def _free(self) -> None:
         if self._scheduler is not None:
             self._scheduler.close()
-        if self._scorer is not None:
-            self._scorer.close()
+        for scorer in self._scorers.values():
+            scorer.close()
         if self._reader is not None:
             self._reader.close()
         for context in self._contexts:

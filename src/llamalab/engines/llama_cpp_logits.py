@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from llamalab.engines.native import api, float_view, logits_address
-from llamalab.engines.scorer import Ids, decode_rows
+from llamalab.engines.request import Ids
+from llamalab.engines.scorer import decode_rows
 from llamalab.errors import EngineError
 
 Logits = np.ndarray[Any, Any]
@@ -68,7 +69,7 @@ class LogitsReader:
             with self._tap as blocks:
                 # Every row asks for its logits: llama.cpp computes the last block for such rows only.
                 for at in range(0, len(ids), self._window):
-                    decode_rows(self._context, ids, at, min(at + self._window, len(ids)), outputs=True)
+                    decode_rows(self._context, ids[at : at + self._window], at, outputs=True)
             return [np.concatenate(blocks[number]) for number in sorted(blocks)]
 
     def close(self) -> None:
@@ -83,10 +84,10 @@ class LogitsReader:
 
     def _skip(self, ids: Ids, end: int) -> None:
         for at in range(0, end, self._n_batch):
-            decode_rows(self._context, ids, at, min(at + self._n_batch, end), outputs=False)
+            decode_rows(self._context, ids[at : min(at + self._n_batch, end)], at, outputs=False)
 
     def _take(self, ids: Ids, begin: int, end: int, into: Logits) -> None:
-        decode_rows(self._context, ids, begin, end, outputs=True)
+        decode_rows(self._context, ids[begin:end], begin, outputs=True)
         for row in range(end - begin):
             into[row] = float_view(logits_address(self._context, row), self._n_vocab)
 

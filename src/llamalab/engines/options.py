@@ -26,7 +26,7 @@ class Options:
     Attributes:
         n_ctx: context of one request, tokens; None: what the model was trained for, at most 4096.
         n_seq: requests that run at the same time; each has a KV cache of `n_ctx` tokens of its own. None: 8,
-            or as many as keep all KV caches together under 1 GiB.
+            or as many as keep all KV caches together under 1 GiB. 0: none; the engine scores and does not generate.
         n_batch: most tokens given to llama.cpp at once; longer prompts are cut into such chunks.
         n_ubatch: most tokens computed at once; at most `n_batch`.
         n_threads: compute threads; None: the physical cores this process may use.
@@ -79,7 +79,7 @@ def parse_options(given: Mapping[str, Any]) -> Options:
         if name not in names:
             raise ConfigError(f"The llama.cpp engine has no option {name!r}.{nearest(name, names)}")
     values = dict(given)
-    for name, least in (("n_ctx", 1), ("n_seq", 1), ("n_threads", 1), ("n_gpu_layers", -1), ("n_outputs_max", 1)):
+    for name, least in (("n_ctx", 1), ("n_seq", 0), ("n_threads", 1), ("n_gpu_layers", -1), ("n_outputs_max", 1)):
         if values.get(name) is not None:
             _check_int(name, values[name], least)
     for name, least in (("n_batch", 1), ("n_ubatch", 1), ("main_gpu", 0)):

@@ -5,7 +5,6 @@ They exist to be compared with, so they are simple: requests run one after anoth
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from abc import abstractmethod
@@ -21,6 +20,7 @@ from llamalab.engine import (
     GenerateRequest,
     Generation,
     Scored,
+    ScoreMode,
     ScoreRequest,
     Timings,
     Token,
@@ -29,7 +29,9 @@ from llamalab.engine import (
 )
 from llamalab.engines.checkpoint_engine import DEFAULT_CONTEXT, CheckpointEngine
 from llamalab.engines.machine import available_memory
-from llamalab.engines.sampling import check_sampling, log_sum_exp, penalised
+from llamalab.engines.reduction import joined, reduce, scored
+from llamalab.engines.request import Asked, check_score
+from llamalab.engines.sampling import check_sampling, penalised
 from llamalab.engines.streaming import TextStream
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, OutOfMemory, SchemaError
 
@@ -75,19 +77,18 @@ class ReferenceEngine(CheckpointEngine):
             stepped = [self._run(cache, tokens[t : t + 1], t, slice(None)) for t in range(first, len(tokens))]
         return np.concatenate(stepped)
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
-        """Log probabilities of each response given its prefix.
+    def score(self, requests: Sequence[ScoreRequest], *, mode: ScoreMode = "strict") -> list[Scored]:  # noqa: ARG002
+        """Log probabilities of each response given its prefix; one by one in either mode.
 
         Raises:
             InputError: an id outside the vocabulary.
             ContextOverflow: prefix and response together longer than the context.
+            ConfigError: a decoding that means nothing.
         """
-        pairs = []
-        for number, request in enumerate(requests):
-            where = f"Request {number}, prefix and response"
-            both = [*request.prefix_ids, *request.response_ids]
-            pairs.append((self._checked(both, where) if both else [], len(request.prefix_ids)))
-        return [self._score(ids, n_prefix) for ids, n_prefix in pairs]
+        self._check_open()
+        n_ctx, n_vocab = self.info.n_ctx, self.info.n_vocab
+        asked = [check_score(n, request, n_ctx=n_ctx, n_vocab=n_vocab) for n, request in enumerate(requests)]
+        return [self._score(each) for each in asked]
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
         """Generate the requests one after another; events come as they happen, `Generation` last for each.
@@ -159,17 +160,12 @@ class ReferenceEngine(CheckpointEngine):
             seed=seed,
         )
 
-    def _score(self, ids: list[int], n_prefix: int) -> Scored:
-        if len(ids) == n_prefix:
-            return Scored(logprobs=(), total=0.0)
-        begin = max(1, n_prefix)
-        values: list[float | None] = [] if n_prefix else [None]
-        if begin < len(ids):
-            rows = self.logits(ids, rows=slice(begin - 1, len(ids) - 1))
-            values += [float(row[id]) - log_sum_exp(row) for row, id in zip(rows, ids[begin:], strict=True)]
-        if not all(value is None or math.isfinite(value) for value in values):
-            raise EngineError("A log probability is not finite: the model's logits are not.")
-        return Scored(logprobs=tuple(values), total=math.fsum(value for value in values if value is not None))
+    def _score(self, asked: Asked) -> Scored:
+        if asked.end <= asked.first:
+            return scored(joined([], asked.decodings), unscored=len(asked.response))
+        rows = self.logits(asked.ids.tolist(), rows=slice(asked.first, asked.end))
+        reduced = reduce(rows, asked.ids[asked.first + 1 :], asked.decodings)
+        return scored(reduced, unscored=len(asked.response) - len(reduced.raw))
 
     def _checked(self, ids: Sequence[int], where: str) -> list[int]:
         self._check_open()

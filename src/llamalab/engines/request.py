@@ -2,15 +2,62 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
-from llamalab.engine import GenerateRequest, ScoreRequest
+from llamalab.engine import Decoding, GenerateRequest, SamplingParams, ScoreMode, ScoreRequest
 from llamalab.engines.sampling import check_sampling
 from llamalab.errors import ConfigError, ContextOverflow, InputError
 
 Ids = np.ndarray[tuple[int], np.dtype[np.int32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One response to score, checked.
+
+    Attributes:
+        prefix: ids it is conditioned on.
+        response: ids to score.
+        decodings: samplers under which it is scored besides the model's own distribution.
+    """
+
+    prefix: Ids
+    response: Ids
+    decodings: tuple[Decoding, ...]
+
+    @property
+    def ids(self) -> Ids:
+        """All of them."""
+        return np.concatenate([self.prefix, self.response])
+
+    @property
+    def first(self) -> int:
+        """The position whose logits predict the first token that can be scored."""
+        return max(0, len(self.prefix) - 1)
+
+    @property
+    def end(self) -> int:
+        """After the position whose logits predict the last token."""
+        return len(self.prefix) + len(self.response) - 1
+
+
+def in_order(asked: Sequence[Asked]) -> list[int]:
+    """Numbers of requests in the order of their ids: each after the one with which it shares most."""
+    return sorted(range(len(asked)), key=lambda number: asked[number].ids.astype(">i4").tobytes())
+
+
+def common_prefix(held: Sequence[int] | Ids, ids: Ids) -> int:
+    """Number of equal tokens at the beginning of both."""
+    length = min(len(held), len(ids))
+    if not length:
+        return 0
+    differ = np.asarray(held[:length], dtype=np.int32) != ids[:length]
+    return int(differ.argmax()) if differ.any() else length
 
 
 def check_request(number: int, request: GenerateRequest, *, n_ctx: int) -> None:
@@ -39,11 +86,13 @@ def check_request(number: int, request: GenerateRequest, *, n_ctx: int) -> None:
         raise ConfigError(f"logprobs must be None or a whole number of at least 0, not {logprobs!r}.")
 
 
-def check_score(number: int, request: ScoreRequest, *, n_ctx: int) -> None:
-    """Refuse a text that does not fit.
+def check_score(number: int, request: ScoreRequest, *, n_ctx: int, n_vocab: int) -> Asked:
+    """A request with its ids as arrays.
 
     Raises:
         ContextOverflow: prefix and response together longer than the context.
+        InputError: an id outside the vocabulary.
+        ConfigError: a decoding that means nothing.
     """
     needed = len(request.prefix_ids) + len(request.response_ids)
     if needed > n_ctx:
@@ -53,6 +102,40 @@ def check_score(number: int, request: ScoreRequest, *, n_ctx: int) -> None:
             needed=needed,
             available=n_ctx,
         )
+    for decoding in request.decodings:
+        check_decoding(decoding)
+    return Asked(
+        checked_ids(request.prefix_ids, n_vocab, f"Request {number}, prefix"),
+        checked_ids(request.response_ids, n_vocab, f"Request {number}, response"),
+        tuple(request.decodings),
+    )
+
+
+def check_mode(mode: ScoreMode) -> None:
+    """Refuse a mode that does not exist.
+
+    Raises:
+        ConfigError: names those that do.
+    """
+    if mode not in get_args(ScoreMode):
+        raise ConfigError(f"mode must be {' or '.join(get_args(ScoreMode))}, not {mode!r}.")
+
+
+def check_decoding(decoding: Decoding) -> None:
+    """Refuse a decoding that is no distribution.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    if not (isinstance(decoding.temperature, int | float) and 0 < decoding.temperature < math.inf):
+        zero = " At temperature 0 one token has all the mass, and log probabilities say nothing."
+        raise ConfigError(
+            f"temperature must be above 0 to score under, not {decoding.temperature!r}."
+            f"{zero if decoding.temperature == 0 else ''}"
+        )
+    if decoding.order not in ("truncate_first", "temperature_first"):
+        raise ConfigError(f"order must be truncate_first or temperature_first, not {decoding.order!r}.")
+    check_sampling(SamplingParams(top_k=decoding.top_k, top_p=decoding.top_p, min_p=decoding.min_p))
 
 
 def checked_ids(ids: Sequence[int], size: int, what: str) -> Ids:

@@ -13,13 +13,11 @@ from __future__ import annotations
 import bisect
 import math
 import time
-from collections.abc import Sequence
 from typing import cast
-
-import numpy as np
 
 from llamalab.engines.batch import Batch
 from llamalab.engines.native import api, decode, native_reason, sample
+from llamalab.engines.request import common_prefix
 from llamalab.engines.response import Ids, Response
 from llamalab.engines.sampling import DeadEndError, Sampler
 from llamalab.engines.turns import Turns
@@ -141,15 +139,6 @@ class Scheduler(Turns):
             bisect.insort(self._free, last.sequence)
             last.sequence = gap
             bisect.insort(active, last, key=lambda r: r.sequence)
-
-
-def common_prefix(held: Sequence[int], prompt: Ids) -> int:
-    """Number of equal tokens at the beginning of both."""
-    length = min(len(held), len(prompt))
-    if not length:
-        return 0
-    differ = np.asarray(held[:length], dtype=np.int32) != prompt[:length]
-    return int(differ.argmax()) if differ.any() else length
 
 
 def _sampler(response: Response) -> Sampler:

@@ -1,90 +1,132 @@
-"""Log probabilities of given tokens: one pass over prefix and response, logits only where they are needed."""
+"""Log probabilities of given tokens through llama.cpp: one pass, logits at the response's rows only, prefixes shared.
+
+What comes out depends on the token ids and the configuration alone, not on what was computed before:
+
+- Every decode is a multiple of `ROWS` rows. The kernels for quantised matrices work on blocks of rows, and what is left
+  over takes other kernels, which round otherwise (0.1 nats per token for Q4_K_M). So a decode is filled up with dummy
+  tokens behind its own, in the same sequence, which no earlier token sees and which are removed afterwards.
+- The cache is float32 and flash attention off: both round by what else stands in the batch.
+- There is one sequence, so llama.cpp never cuts a decode into other parts than these.
+
+Requests are computed in the order of their ids: each follows the one with which it shares most, and what the cache
+holds of it stays.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import math
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from llamalab.engine import Scored
 from llamalab.engines.native import api, decode, float_view, logits_address, native_reason
-from llamalab.engines.sampling import log_sum_exp
+from llamalab.engines.options import Options
+from llamalab.engines.reduction import Reduced, joined, reduce, scored
+from llamalab.engines.request import Asked, Ids, common_prefix, in_order
 from llamalab.errors import EngineError
 
-Ids = np.ndarray[tuple[int], np.dtype[np.int32]]
+ROWS = 16
+"""Rows of a decode come in multiples of so many."""
 
-_WINDOW_VALUES = 2**25
+_WINDOW_VALUES = 2**24  # logits of one decode: 64 MiB
+_STRICT_BATCH = 256  # attention scores are kept whole: 128 MiB for 32 heads at 4,096 tokens
+
+
+def strict_options(options: Options) -> Options:
+    """Those of an engine, as a context needs them whose values do not depend on what else it computes."""
+    most = max(ROWS, min(options.n_batch, options.n_ubatch, _STRICT_BATCH) // ROWS * ROWS)
+    return replace(options, type_k="f32", type_v="f32", flash_attn=False, n_batch=most, n_ubatch=most)
+
+
+def score_window(n_vocab: int, options: Options) -> int:
+    """Rows of logits of one decode: as the options say, or as keep them at 64 MiB; a multiple of `ROWS`."""
+    most = options.n_outputs_max or _WINDOW_VALUES // max(1, n_vocab)
+    return max(ROWS, min(most, options.n_batch) // ROWS * ROWS)
 
 
 class Scorer:
     """Scores on a context of its own, so that what is generated elsewhere changes nothing.
 
-    The logits of a response are computed in windows of `window` rows; no more of them is ever held.
+    Args:
+        context: llama.cpp's handle; its cache has `ROWS` cells more than any text.
+        n_vocab: width of a row of logits.
+        window: most rows of logits that one decode computes, a multiple of `ROWS`.
+        n_batch: most tokens of one decode, a multiple of `ROWS`.
+        fill: decodes are filled up to a multiple of so many rows; 1: they are left as they are.
+        movable: parts of a sequence can be removed from the cache (not so in recurrent models).
     """
 
-    def __init__(self, context: int, n_vocab: int, *, window: int, n_batch: int) -> None:
+    def __init__(self, context: int, n_vocab: int, *, window: int, n_batch: int, fill: int, movable: bool) -> None:
         self._context = context
         self._memory = api.llama_get_memory(context)
         self._n_vocab = n_vocab
-        self._n_batch = n_batch
-        self._window = min(window, n_batch)
+        self._n_batch, self._window = n_batch, min(window, n_batch)
+        self._fill, self._movable = fill, movable
+        self._held: Ids = np.empty(0, np.int32)
         self._lock = threading.Lock()
         self._closed = False
 
-    @staticmethod
-    def window(n_vocab: int, n_batch: int) -> int:
-        """Rows that keep the logits at 128 MiB, at least 16 and at most a batch."""
-        return min(n_batch, max(16, _WINDOW_VALUES // max(1, n_vocab)))
-
-    def score(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Scored]:
-        """One result for each (prefix, response)."""
+    def score(self, asked: Sequence[Asked]) -> list[Scored]:
+        """One result for each."""
+        found: dict[int, Scored] = {}
         with self._lock:
-            if self._closed:
-                raise EngineError("This engine is closed.")
-            return [self._score(prefix, response) for prefix, response in pairs]
+            for number in in_order(asked):
+                if self._closed:
+                    raise EngineError("This engine is closed.")
+                found[number] = self._score(asked[number])
+        return [found[number] for number in range(len(asked))]
 
     def close(self) -> None:
         """Wait for a call in progress; refuse later ones."""
         with self._lock:
             self._closed = True
 
-    def _score(self, prefix: Ids, response: Ids) -> Scored:
-        if not len(response):
-            return Scored(logprobs=(), total=0.0)
-        ids = np.concatenate([prefix, response])
-        first = max(0, len(prefix) - 1)  # row whose logits predict the first token that can be scored
+    def _score(self, asked: Asked) -> Scored:
+        ids, first, end = asked.ids, asked.first, asked.end
+        parts: list[Reduced] = []
+        at = self._resume(ids, min(first, end)) if end > first else 0
+        while at < first < end:
+            at = self._decode(ids, at, min(at + self._n_batch, first), outputs=False)
+        while at < end:
+            begin, at = at, self._decode(ids, at, min(at + self._window, end), outputs=True)
+            address = logits_address(self._context, 0)
+            rows = float_view(address, (at - begin) * self._n_vocab).reshape(at - begin, self._n_vocab)
+            parts.append(reduce(rows, ids[begin + 1 : at + 1], asked.decodings))
+        reduced = joined(parts, asked.decodings)
+        return scored(reduced, unscored=len(asked.response) - len(reduced.raw))
+
+    def _resume(self, ids: Ids, most: int) -> int:
+        """Empty the cache but for what it shares with `ids`, at most `most` tokens; how many stay."""
+        shared = min(common_prefix(self._held, ids), most) if self._movable else 0
+        self._held = self._held[:0]
+        if shared and api.llama_memory_seq_rm(self._memory, 0, shared, -1):
+            return shared
         api.llama_memory_clear(self._memory, False)
-        values: list[float | None] = [] if len(prefix) else [None]
-        at = 0
-        while at < len(ids) - 1:
-            # Before the response whole batches without logits; from there on windows of rows with them.
-            end = min(at + self._n_batch, first) if at < first else min(at + self._window, len(ids) - 1)
-            decode_rows(self._context, ids, at, end, outputs=at >= first)
-            if at >= first:
-                values += [self._log_prob(row, int(ids[at + row + 1])) for row in range(end - at)]
-            at = end
-        return Scored(logprobs=tuple(values), total=math.fsum(v for v in values if v is not None))
+        return 0
 
-    def _log_prob(self, row: int, token: int) -> float:
-        logits = float_view(logits_address(self._context, row), self._n_vocab)
-        value = float(logits[token]) - log_sum_exp(logits)
-        if not math.isfinite(value):
-            raise EngineError(f"The log probability of token {token} is {value}: the model's logits are not finite.")
-        return value
+    def _decode(self, ids: Ids, begin: int, end: int, *, outputs: bool) -> int:
+        """Run ids[begin:end] after what the cache holds, filled up with dummy tokens; `end`."""
+        spare = -(end - begin) % self._fill
+        tokens = np.concatenate([ids[begin:end], np.zeros(spare, np.int32)])
+        decode_rows(self._context, tokens, begin, outputs=outputs)
+        if spare and not api.llama_memory_seq_rm(self._memory, 0, end, -1):
+            raise EngineError("llama.cpp did not remove the rows that a decode was filled up with.")
+        self._held = ids[:end]
+        return end
 
 
-def decode_rows(context: int, ids: Ids, begin: int, end: int, *, outputs: bool) -> None:
-    """Run ids[begin:end] at their positions in sequence 0 of `context`, with logits for every row or for none.
+def decode_rows(context: int, tokens: Ids, begin: int, *, outputs: bool) -> None:
+    """Run `tokens` at the positions begin, begin + 1, ... in sequence 0 of `context`, with all their logits or none.
 
     Raises:
         EngineError: llama.cpp failed.
     """
-    count = end - begin
-    tokens = np.ascontiguousarray(ids[begin:end])
-    positions = np.arange(begin, end, dtype=np.int32)
+    count = len(tokens)
+    tokens = np.ascontiguousarray(tokens)
+    positions = np.arange(begin, begin + count, dtype=np.int32)
     ones = np.ones(count, np.int32)
     sequence = np.zeros(1, np.int32)
     sequences = np.full(count, sequence.ctypes.data, np.uintp)
