@@ -137,6 +137,15 @@ def test_shapes_of_the_official_models(
     assert any(f"{length:,} tokens" in note for note in read.notes)
 
 
+def test_that_llama_1_is_read_as_llama_2_is_said(tmp_path: Path) -> None:
+    """Their params.json have the same keys, and neither says how long the context is: 2,048 and 4,096 tokens."""
+    (note,) = read_params(with_params(tmp_path, LLAMA_2_7B | {"norm_eps": 1e-6}), None).notes
+    assert "4,096 tokens, as Llama 2" in note
+    assert "Llama 1" in note
+    assert "2,048" in note
+    assert not any("Llama 1" in note for note in read_params(with_params(tmp_path, LLAMA_3_8B), None).notes)
+
+
 def test_rope_factor_can_be_given(tmp_path: Path) -> None:
     folder = with_params(tmp_path, LLAMA_32_1B)
     read = read_params(folder, 8.0)

@@ -46,7 +46,7 @@ _SCALED_CONTEXT = 131_072
 _CONTEXTS = {500_000.0: 8192, 1_000_000.0: 16_384}
 """Tokens of context by base of the rotary frequencies: Llama 3, Code Llama; Llama 2 otherwise."""
 
-_LLAMA_2_CONTEXT = 4096
+_LLAMA_1_CONTEXT, _LLAMA_2_CONTEXT = 2048, 4096
 _LARGEST_MULTIPLE = 1024
 
 
@@ -248,4 +248,7 @@ def _context(params: Settings, own: Settings, theta: float, scaling: RopeScaling
         if "max_seq_len" in source:
             return source.integer("max_seq_len"), ()
     length = _SCALED_CONTEXT if scaling else _CONTEXTS.get(theta, _LLAMA_2_CONTEXT)
-    return length, (f"{PARAMS} does not say how long the context is; from its RoPE settings, {length:,} tokens.",)
+    said = f"{PARAMS} does not say how long the context is; from its RoPE settings, {length:,} tokens"
+    if scaling or theta in _CONTEXTS:
+        return length, (f"{said}.",)
+    return length, (f"{said}, as Llama 2 has them (Llama 1, whose settings are the same, has {_LLAMA_1_CONTEXT:,}).",)
