@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,10 @@ def train_tiktoken(path: Path) -> None:
 
 
 def train_sentencepiece(path: Path) -> None:
+    trained = io.BytesIO()  # a path given to the trainer would stand in the file
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter("\n".join([*TEXTS[5:], *MORE, Path(__file__).read_text(encoding="utf-8")]).split("\n")),
-        model_prefix=str(path.with_suffix("")),
+        model_writer=trained,
         model_type="bpe",
         vocab_size=700,
         byte_fallback=True,
@@ -99,7 +101,7 @@ def train_sentencepiece(path: Path) -> None:
         remove_extra_whitespaces=False,
         minloglevel=2,
     )
-    path.with_suffix(".vocab").unlink()
+    path.write_bytes(trained.getvalue())
 
 
 def write(name: str, data: dict[str, Any]) -> None:
