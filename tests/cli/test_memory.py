@@ -55,6 +55,8 @@ def test_a_budget_is_answered(cli: Cli, model: str) -> None:
     assert "3 of 3 layers fit at a context of 256 tokens (--gpu-layers 3)." in done.out
     less = cli("memory", model, "--n-ctx", "256", "--budget", "1MB")
     assert "it does not fit, not even with the shortest context." in less.out
+    assert [row.split()[-2:] for row in less.out.splitlines()[-9:]] == [["no", "none"]] * 9
+    assert [row.split()[-2:] for row in done.out.splitlines()[-9:]] == [["yes", "512"]] * 9
 
 
 def test_a_picture_is_drawn(cli: Cli, model: str, tmp_path: Path) -> None:
