@@ -121,7 +121,9 @@ class Bench:
     def __init__(self, name: str, path: Path, args: argparse.Namespace) -> None:
         self.name, self.args = name, args
         self.tokens = 32 if args.quick else 128
+        self.batch_tokens = self.tokens // 2  # of each request of a batch: eight and more take minutes on a 1B
         self.repetitions = 3 if args.quick else 7
+        self.batch_repetitions = 3
         self.threads = 1 if args.clock == "cpu" else args.threads
         self.clock = time.thread_time if args.clock == "cpu" else time.perf_counter
         self.engine = LlamaCppEngine(path, n_ctx=N_CTX, n_seq=16, n_threads=self.threads)
@@ -141,8 +143,9 @@ class Bench:
         self.engine.close()
 
     def _against_bare(self, sequences: int) -> None:
-        bare = BareLoop(self.engine._weights.model, self.prompt, sequences, self.tokens, self.threads)
-        rates = self._alternate(lambda: self._generate(sequences), bare.run)
+        tokens, rounds = self._effort(sequences)
+        bare = BareLoop(self.engine._weights.model, self.prompt, sequences, tokens, self.threads)
+        rates = self._alternate(lambda: self._generate(sequences, tokens), bare.run, rounds)
         bare.close()
         what = "1 request" if sequences == 1 else f"{sequences} requests at once"
         self._add(what, "bare llama_decode", rates, "alone" if sequences == 1 else "many")
@@ -160,6 +163,8 @@ class Bench:
             verbose=False,
         )
 
+        tokens, rounds = self._effort(8)
+
         def one_after_another() -> int:
             for _ in range(8):
                 llama.reset()
@@ -171,11 +176,11 @@ class Bench:
                     temp=PARAMS.temperature,
                     repeat_penalty=1.0,
                 )
-                for _, _token in zip(range(self.tokens), drawn, strict=False):
+                for _, _token in zip(range(tokens), drawn, strict=False):
                     pass
-            return 8 * self.tokens
+            return 8 * tokens
 
-        rates = self._alternate(lambda: self._generate(8), one_after_another)
+        rates = self._alternate(lambda: self._generate(8, tokens), one_after_another, rounds)
         llama.close()
         self._add("8 requests at once", "Llama.generate, 8 in turn", rates, "in turn")
 
@@ -194,7 +199,7 @@ class Bench:
             assert done.finish_reason == "length"
             return len(done.ids)
 
-        rates = self._alternate(lambda: count(bound), lambda: count(free))
+        rates = self._alternate(lambda: count(bound), lambda: count(free), self.repetitions)
         self._add(f"JSON schema, {self.tokens} tokens", "free generation", rates, "schema")
         (done,) = [e for e in self.engine.generate([bound]) if isinstance(e, Generation)]
         self.facts["vocabulary prepared for schemas (once per model), s"] = round(built, 3)
@@ -233,16 +238,20 @@ class Bench:
         self.facts[f"texts of {self.tokens} tokens that a batch of 8 left unchanged"] = f"{same} of 8"
         self.facts["largest change of a log probability by the batch, nats"] = float(f"{largest:.2g}")
 
-    def _generate(self, sequences: int) -> int:
-        params = replace(PARAMS, max_tokens=self.tokens)
+    def _generate(self, sequences: int, tokens: int) -> int:
+        params = replace(PARAMS, max_tokens=tokens)
         requests = [GenerateRequest(self.prompt, replace(params, seed=seed)) for seed in range(sequences)]
         done = [e for e in self.engine.generate(requests) if isinstance(e, Generation)]
         return sum(len(e.ids) for e in done)
 
-    def _alternate(self, ours: Callable[[], int], other: Callable[[], int]) -> Rates:
+    def _effort(self, sequences: int) -> tuple[int, int]:
+        """Tokens of each request, and rounds."""
+        return (self.tokens, self.repetitions) if sequences == 1 else (self.batch_tokens, self.batch_repetitions)
+
+    def _alternate(self, ours: Callable[[], int], other: Callable[[], int], repetitions: int) -> Rates:
         """Tokens per second of both arms, by turns; the first round does not count."""
         rounds = []
-        for repetition in range(self.repetitions + 1):
+        for repetition in range(repetitions + 1):
             arms = (ours, other) if repetition % 2 else (other, ours)
             measured = {}
             for arm in arms:
