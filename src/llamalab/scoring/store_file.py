@@ -56,7 +56,7 @@ def open_store(path: Path) -> sqlite3.Connection:
             if connection is not None:
                 connection.close()
             # Two processes that make the file at once: SQLite does not always wait for the change of the journal.
-            if not (isinstance(error, StoreError) and _is_busy(error.__cause__)) or time.monotonic() > deadline:
+            if not (isinstance(error, StoreError) and is_busy(error.__cause__)) or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 
@@ -82,7 +82,7 @@ def explained(path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (_CORRUPT, _NO_DATABASE):
             raise damaged(path, str(error)) from error
-        if _is_busy(error):
+        if is_busy(error):
             raise StoreError(
                 f"The store {path} has been in use by another process for over {_PATIENCE_S:.0f} seconds ({error})."
             ) from error
@@ -131,5 +131,11 @@ def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:
     return True
 
 
-def _is_busy(error: BaseException | None) -> bool:
+def store_files(path: Path) -> list[Path]:
+    """The files of the store in `path`: the main one, and SQLite's beside it."""
+    return [path.with_name(f"{path.name}{suffix}") for suffix in ("", "-wal", "-shm")]
+
+
+def is_busy(error: BaseException | None) -> bool:
+    """Whether an error says that another process or connection holds the file."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (_BUSY, _LOCKED)
