@@ -6,7 +6,8 @@
         print(model.chat([{"role": "user", "content": "Repeat after me: blue harbor"}]).text)
 
 `load` gives an `Engine` (token ids in, token ids and log probabilities out), `chat_model` a `ChatModel` (messages in,
-text out), `locate` the file behind a model's name. Importing this package loads no runtime: that happens on first use.
+text out), `TeacherForcing` the log probability of a response, `locate` the file behind a model's name. Importing this
+package loads no runtime: that happens on first use.
 """
 
 from __future__ import annotations
@@ -48,11 +49,15 @@ if TYPE_CHECKING:
         SchemaError,
         TemplateMissing,
     )
+    from llamalab.scoring.teacher_forcing import RobustTeacherForcing as RobustTeacherForcing
+    from llamalab.scoring.teacher_forcing import TeacherForcing as TeacherForcing
 
 _HOME = {
     "chat_model": "llamalab.chat",
     "load": "llamalab.engines",
     "locate": "llamalab.checkpoints.locate",
+    "RobustTeacherForcing": "llamalab.scoring.teacher_forcing",
+    "TeacherForcing": "llamalab.scoring.teacher_forcing",
     "ChatInfo": "llamalab.engine",
     "ChatModel": "llamalab.engine",
     "Delta": "llamalab.engine",
@@ -97,10 +102,12 @@ __all__ = [
     "OutOfMemory",
     "ProviderError",
     "Reply",
+    "RobustTeacherForcing",
     "SamplingParams",
     "SchemaError",
     "ScoreRequest",
     "Scored",
+    "TeacherForcing",
     "TemplateMissing",
     "Token",
     "TokenLogprob",

@@ -16,8 +16,9 @@ from llamalab.engines import PROVIDERS, provider_of, split_spec
 from llamalab.engines.options import Options, nearest, parse_options
 from llamalab.engines.request import check_decoding
 from llamalab.errors import ConfigError, ModelFileError, ProviderError
+from llamalab.scoring.endpoint import PROVIDERS as ENDPOINTS
 
-REMOTE_PROVIDERS = ("fireworks", "openai")
+REMOTE_PROVIDERS = tuple(ENDPOINTS)
 """Providers whose models run elsewhere; "openai" is any endpoint of that shape (vLLM, llama-server, ...)."""
 
 
@@ -192,7 +193,7 @@ def _frozen(value: Any) -> Any:
     return os.path.expanduser(os.fspath(value)) if isinstance(value, str | os.PathLike) else value  # noqa: PTH111
 
 
-class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]  (PyYAML has no types)
+class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     """YAML in which a name given twice is an error: the second would silently take the first one's place."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -203,7 +204,8 @@ class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]  (PyYAML has no types)
             if key.tag != "tag:yaml.org,2002:merge" and name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{name!r} is given twice", key.start_mark)
             seen.add(name)
-        return super().construct_mapping(node, deep)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def _at_line(error: yaml.YAMLError) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, cast
 from llamalab.chat import EngineChat
 from llamalab.engine import Engine, Message, ModelInfo
 from llamalab.engines.request import checked_ids
-from llamalab.errors import ConfigError, InputError, TemplateMissing
+from llamalab.errors import ConfigError, EmptyResponse, InputError, TemplateMissing
 from llamalab.scoring.policy import Policy
 from llamalab.templates import Piece
 from llamalab.templates.choose import own_template
@@ -158,7 +158,8 @@ def span(
         response_ids: the response's tokens as they were generated, with or without their end; they win over `response`.
 
     Raises:
-        InputError: an empty prompt or response, text that the vocabulary cannot spell, ids that are no tokens.
+        InputError: an empty prompt, text that the vocabulary cannot spell, ids that are no tokens.
+        EmptyResponse: nothing to score, but perhaps an end.
         TemplateMissing: a conversation or a system prompt for a model without a template.
         ConfigError: a system prompt that the template leaves out.
     """
@@ -212,7 +213,7 @@ def _text_ids(encoder: Encoder, response: object) -> list[int]:
     if not isinstance(response, str):
         raise InputError(f"The response is text, not {type(response).__name__}; or give response_ids.")
     if not response:
-        raise InputError("The response is empty: there is nothing to score.")
+        raise EmptyResponse("The response is empty: there is nothing to score.")
     ids = encoder.continued_ids(response)
     if encoder.spelled(ids) != response.encode():
         raise InputError(
@@ -230,7 +231,7 @@ def _given_ids(tokens: Tokens, layout: Layout, given: Sequence[int], *, finished
     if ids and (ids[-1] in info.stop_ids or ids[-1:] == end):
         end = [ids.pop()]
     if not ids:
-        raise InputError("The response is empty: response_ids hold nothing to score but an end.")
+        raise EmptyResponse("The response is empty: response_ids hold nothing to score but an end.")
     return ids, end if finished else []
 
 
