@@ -9,7 +9,7 @@ border between the two, and nothing has to be subtracted. Tokenised in one go, t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self, cast
 
 from llamalab.chat import EngineChat
@@ -126,8 +126,8 @@ def open_tokens(policy: Policy) -> Tokens:
     if policy.provider == "llama_cpp":
         from llamalab.engines.llama_cpp import LlamaCppEngine
 
-        engine = LlamaCppEngine(path, vocab_only=True, n_ctx=n_ctx)
-        return Tokens(engine.info, engine)
+        engine = LlamaCppEngine(path, vocab_only=True)
+        return Tokens(replace(engine.info, n_ctx=n_ctx or engine.info.n_ctx), engine)
     from llamalab.checkpoints.checkpoint import open_checkpoint
     from llamalab.engines.checkpoint_engine import DEFAULT_CONTEXT, describe
     from llamalab.engines.tokenizer import open_tokenizer
