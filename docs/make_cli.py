@@ -25,8 +25,19 @@ def page() -> str:
     root: Any = typer.main.get_command(app)
     sections = [HEAD, _section(root, "llamalab", None)]
     with root.make_context("llamalab", [], resilient_parsing=True) as context:
-        sections += [_section(root.get_command(context, name), name, context) for name in root.list_commands(context)]
+        sections += _sections_below(root, context)
     return "\n".join(sections)
+
+
+def _sections_below(group: Any, context: Any) -> list[str]:
+    found = []
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        found.append(_section(command, name, context))
+        if hasattr(command, "list_commands"):
+            with command.make_context(name, [], parent=context, resilient_parsing=True) as below:
+                found += _sections_below(command, below)
+    return found
 
 
 def _section(command: Any, name: str, parent: Any) -> str:

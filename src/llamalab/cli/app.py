@@ -23,6 +23,8 @@ from llamalab.cli import (
     memory,
     models,
     quantize,
+    score,
+    score_store,
     synth,
     tokens,
     verify,
@@ -45,7 +47,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, chat, generate, tokens, models, info, memory, convert, quantize, synth, verify, bench, doctor):
+for module in (
+    demo,
+    chat,
+    generate,
+    score,
+    score_store,
+    tokens,
+    models,
+    info,
+    memory,
+    convert,
+    quantize,
+    synth,
+    verify,
+    bench,
+    doctor,
+):
     module.register(app)
 
 
@@ -58,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments or os.environ.get("LLAMALAB_DEBUG", "") not in {"", "0"}
     try:
         with _warnings_as_lines(native=debug):
-            code = _invoke(generate.complete_arguments(arguments))
+            code = _invoke(score.complete_arguments(generate.complete_arguments(arguments)))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has left; there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

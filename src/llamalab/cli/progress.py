@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,3 +22,22 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda doing, done, total: bar.update(task, description=doing, completed=done, total=total or None)
+
+
+@contextmanager
+def rate_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left, on a terminal; gives a function to be told how much is done, and of how much.
+
+    What was done before the first call does not count for the rate.
+    """
+    with progress_bar() as bar:
+        first: list[tuple[float, int]] = []
+
+        def show(done: int, total: int) -> None:
+            now = time.monotonic()
+            first[:] = first or [(now, done)]
+            began, before = first[0]
+            rate = f", {(done - before) / (now - began):,.1f} {what}/s" if now > began else ""
+            bar(f"scoring{rate}", done, total)
+
+        yield show
