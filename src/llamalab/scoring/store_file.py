@@ -116,9 +116,13 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether the file is a store; False if it is empty."""
-    (owner,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    connection.execute("SAVEPOINT one_moment")  # another process may be making the tables just now
+    try:
+        (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        (owner,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        connection.execute("RELEASE one_moment")
     if owner == 0 and version == 0 and tables == 0:
         return False
     if owner != APPLICATION_ID:
