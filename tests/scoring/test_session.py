@@ -112,6 +112,30 @@ def test_values_do_not_depend_on_order_or_company(base: Policy) -> None:
     assert len({outcome.value for outcome in together}) == len(items)
 
 
+def test_responses_to_one_prompt_are_computed_one_after_the_other(spy: Spy, base: Policy) -> None:
+    rude = replace(base, name="rude", system_prompt="Be rude.")
+    items = [
+        Item(policy, prompt, response)
+        for response in ("the", "and")
+        for prompt in ("Hello", "Bye")
+        for policy in (base, rude)
+    ]
+    scores([base, rude], items)
+    prefixes = [tuple(request.prefix_ids) for (request,) in spy.calls]
+    assert len(prefixes) == 8
+    assert prefixes[::2] == prefixes[1::2]
+    assert len(set(prefixes)) == 4
+    assert [len(prefix) > len(prefixes[0]) for prefix in prefixes] == [False] * 4 + [True] * 4
+
+
+def test_an_outcome_does_not_wait_for_those_behind_it(spy: Spy, base: Policy) -> None:
+    with Session([base]) as session:
+        outcomes = session.score([Item(base, prompt, "the") for prompt in ("z", "y", "x", "w")])
+        for done in (1, 2, 3, 4):
+            next(outcomes)
+            assert len(spy.calls) == done
+
+
 def test_one_bad_item_leaves_the_others_alone(base: Policy) -> None:
     bare = replace(base, template="no such template")
     items = [

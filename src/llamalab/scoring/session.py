@@ -39,7 +39,7 @@ class _Closable(Protocol):
 _Kind = TypeVar("_Kind", bound=_Closable)
 
 _WINDOW = 64
-"""Items that are looked at together: those of one model and one beginning are computed one after the other."""
+"""Items that are looked at together; those of one model and one beginning are computed one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,8 @@ class Session:
         self._fingerprints: dict[object, Fingerprint] = {}
 
     def score(self, items: Iterable[Item]) -> Iterator[tuple[Item, Outcome]]:
-        """Score `items`; each comes back with its outcome, in the order of `items`.
+        """Score `items`; each comes back with its outcome, in the order of `items`, as soon as it and those before it
+        are done.
 
         What is wrong with one item is its outcome, and the others go on. Results are stored as soon as they are there.
 
@@ -116,8 +117,13 @@ class Session:
         """
         rest = iter(items)
         while window := list(islice(rest, _WINDOW)):
-            outcomes = self._window(window)
-            yield from zip(window, outcomes, strict=True)
+            done: dict[int, Outcome] = {}
+            next_one = 0
+            for number, outcome in self._window(window):
+                done[number] = outcome
+                while next_one in done:
+                    yield window[next_one], done.pop(next_one)
+                    next_one += 1
 
     def tokens(self, policy: Policy) -> Tokens:
         """Tokeniser and template of a local policy's model; opened at first use.
@@ -168,30 +174,28 @@ class Session:
                 self._stack.callback(opened[key].close)
             return opened[key]
 
-    def _window(self, items: Sequence[Item]) -> list[Outcome]:
-        outcomes: dict[int, Outcome] = {}
+    def _window(self, items: Sequence[Item]) -> Iterator[tuple[int, Outcome]]:
+        """The outcomes of `items` with their numbers, in the order in which they are found."""
         groups: dict[object, list[_Job]] = {}
         for number, item in enumerate(items):
             if item.policy.remote:
-                outcomes[number] = self._remote_outcome(item)
+                yield number, self._remote_outcome(item)
                 continue
             tokens = self.tokens(item.policy)
             try:
                 found = _fitting(tokens, item)
             except LlamalabError as error:
-                outcomes[number] = error
+                yield number, error
             else:
                 job = _Job(number, item, tokens, found, _sampler(item.policy.decoding))
                 groups.setdefault(item.policy.engine_key, []).append(job)
         for jobs in groups.values():
-            outcomes |= self._group(jobs)
-        return [outcomes[number] for number in range(len(items))]
+            yield from self._group(jobs)
 
-    def _group(self, jobs: Sequence[_Job]) -> dict[int, Outcome]:
-        """The outcomes of jobs of one engine, by their numbers."""
+    def _group(self, jobs: Sequence[_Job]) -> Iterator[tuple[int, Outcome]]:
+        """The outcomes of jobs of one engine."""
         policy = jobs[0].item.policy
         mark = self.fingerprint(policy)
-        outcomes: dict[int, Outcome] = {}
         missing: dict[tuple[tuple[int, ...], tuple[int, ...]], list[_Job]] = {}
         wanted = [Wanted(mark.key, *job.ids, job.sampler) for job in jobs]
         stored = [None] * len(jobs) if self.store is None else self.store.get_many(wanted)
@@ -199,15 +203,12 @@ class Session:
             if score is None:
                 missing.setdefault(job.ids, []).append(job)
             else:
-                outcomes[job.number] = _outcome(job, score, mark, stored=True)
-        # In the order of their ids, each shares as much as it can with the one before. A strict pass of llama.cpp is
-        # one response anyway, so each is stored as it comes.
-        order = sorted(missing)
+                yield job.number, _outcome(job, score, mark, stored=True)
+        same = _by_beginning(list(missing.values()))
+        # A strict pass of llama.cpp is one response anyway, so each is stored as it comes.
         at_once = 1 if policy.provider == "llama_cpp" and self.mode == "strict" else _WINDOW
-        for begin in range(0, len(order), at_once):
-            part = [missing[ids] for ids in order[begin : begin + at_once]]
-            outcomes |= self._computed(part, mark)
-        return outcomes
+        for begin in range(0, len(same), at_once):
+            yield from self._computed(same[begin : begin + at_once], mark).items()
 
     def _computed(self, jobs: Sequence[Sequence[_Job]], mark: Fingerprint) -> dict[int, Outcome]:
         """Outcomes from the engine, in one call; jobs that stand together differ in their samplers alone."""
@@ -264,6 +265,19 @@ def _fitting(tokens: Tokens, item: Item) -> Span:
             available=n_ctx,
         )
     return found
+
+
+def _by_beginning(jobs: list[list[_Job]]) -> list[list[_Job]]:
+    """Jobs in the order in which they share most with the one before: those of one system prompt, then of one prefix,
+    stand together, else they stay in their order."""
+    first: dict[object, int] = {}
+
+    def place(same: Sequence[_Job]) -> tuple[int, int]:
+        job = same[0]
+        layout = (job.item.policy.system_prompt, job.item.policy.template)
+        return first.setdefault(layout, job.number), first.setdefault(job.span.prefix_ids, job.number)
+
+    return sorted(jobs, key=place)
 
 
 def _sampler(decoding: Decoding) -> Decoding | None:

@@ -29,6 +29,7 @@ class Encoder:
         self.special = SpecialStrings(self._ids)
         self._control = frozenset(self._ids[string] for string in self.special.strings)
         self._spaces_taken: dict[str, tuple[bool, bool]] = {}
+        self._bytes: dict[int, bytes] = {}
 
     def encode(self, pieces: Sequence[Piece]) -> list[int]:
         """Ids of `pieces`: each special one is its control token, and no other id is a control token.
@@ -61,7 +62,10 @@ class Encoder:
 
     def spelled(self, ids: Sequence[int]) -> bytes:
         """The bytes of `ids` one after the other, control tokens included."""
-        return b"".join(self._engine.token_bytes(id, special=True) for id in ids)
+        known = self._bytes
+        for id in set(ids).difference(known):
+            known[id] = self._engine.token_bytes(id, special=True)
+        return b"".join([known[id] for id in ids])
 
     def _as_text(self, text: str, first_ids: Callable[[str], list[int]]) -> list[int]:
         """Ids of `text`, none of them a control token; `first_ids` tokenises its beginning."""
