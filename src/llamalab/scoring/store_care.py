@@ -126,8 +126,8 @@ def prune(
                 query = f"DELETE FROM scores WHERE id IN (SELECT id FROM ({sums}) WHERE total > ?)"
                 removed += connection.execute(query, (*keys, max_bytes)).rowcount
             connection.execute("DELETE FROM fingerprints WHERE key NOT IN (SELECT fingerprint FROM scores)")
-        connection.execute("PRAGMA incremental_vacuum").fetchall()
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        # As a script: `execute` would stop after the first page that was given back.
+        connection.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);")
     return removed
 
 
@@ -185,6 +185,10 @@ def _document(values: Sequence[Any], facts: dict[str, Any]) -> dict[str, Any]:
         found = np.frombuffer(blob, dtype=kind).tolist()
         return [None if math.isinf(number) else number for number in found]
 
+    def scores(blob: bytes, kind: str) -> list[float | int | None]:
+        found = numbers(blob, kind)
+        return [None] * (len(response) // 4 - len(found)) + found  # a first token that stands after nothing
+
     return {
         "fingerprint": key,
         "model": facts.get("model"),
@@ -193,10 +197,10 @@ def _document(values: Sequence[Any], facts: dict[str, Any]) -> dict[str, Any]:
         "sampler": json.loads(decoding) if decoding else None,
         "prefix_ids": numbers(prefix, "<i4"),
         "response_ids": numbers(response, "<i4"),
-        "logprobs": numbers(logprobs, "<f8"),
-        "raw": numbers(raw, "<f8"),
-        "ranks": numbers(ranks, "<i4"),
-        "entropies": numbers(entropies, "<f8"),
+        "logprobs": scores(logprobs, "<f8"),
+        "raw": scores(raw, "<f8"),
+        "ranks": scores(ranks, "<i4"),
+        "entropies": scores(entropies, "<f8"),
         "seconds": seconds,
         "created": created,
     }
