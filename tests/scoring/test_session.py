@@ -87,6 +87,7 @@ def test_policies_of_one_model_cost_one_pass_and_one_engine(spy: Spy, base: Poli
     ((request,),) = spy.calls
     assert request.decodings == (cold.decoding, cut.decoding)
     assert found[1].value == found[2].value != found[0].value == found[0].raw_total
+    assert bits(found) == bits([scores([policy], [Item(policy, "Hello", " the world")])[0] for policy in policies])
 
 
 def test_a_system_prompt_is_another_prefix_of_the_same_engine(spy: Spy, base: Policy) -> None:
