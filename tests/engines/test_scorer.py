@@ -118,6 +118,21 @@ def test_fast_scores_are_near_strict_ones(of_a_type: LlamaCppEngine) -> None:
             assert a == b if a is None or b is None else abs(a - b) < 0.5
 
 
+@pytest.mark.parametrize("options", [{}, {"n_batch": 32}, {"n_outputs_max": 16}])
+def test_fast_scores_in_float32_are_strict_ones_but_for_rounding(tiny_gguf: Path, options: dict[str, int]) -> None:
+    """Whichever responses share a cache, a decode and a window of logits."""
+    wide = {"type_k": "f32", "type_v": "f32", "n_seq": 0, "n_threads": 1, "n_ctx": 512}
+    with LlamaCppEngine(tiny_gguf, **wide, **options) as engine:
+        requests = [*conversations(), ScoreRequest([7], [8]), ScoreRequest([7, 9], [])]
+        strict = engine.score(requests)
+        for fast in (engine.score(requests, mode="fast"), engine.score(requests[::-1], mode="fast")[::-1]):
+            for a, b in zip(fast, strict, strict=True):
+                assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+                assert a.entropies == pytest.approx(b.entropies, abs=1e-3)
+                for one, other in zip(a.decoded, b.decoded, strict=True):
+                    assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+
+
 def test_samplers_are_scored_from_the_same_pass(tiny_engine: LlamaCppEngine) -> None:
     prefix, response = [3, 4, 5], list(range(40, 60))
     (found,) = tiny_engine.score([ScoreRequest(prefix, response, (Decoding(0.5), Decoding(top_k=1)))])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamalab.engine import Event, GenerateRequest, ModelInfo, Scored, ScoreMode, ScoreRequest
 from llamalab.engines import machine
+from llamalab.engines.batch_scorer import FAST_TEXTS, SEQUENCES, BatchScorer
 from llamalab.engines.context import context_length, context_parameters, on_gpu, padded, sequences
 from llamalab.engines.events import EventStream
 from llamalab.engines.gguf_header import Header, read_header
@@ -66,7 +67,7 @@ class LlamaCppEngine:
         self._contexts: list[int] = []
         self._adapters: list[int] = []
         self._scheduler: Scheduler | None = None
-        self._scorers: dict[str, Scorer] = {}
+        self._scorers: dict[str, Scorer | BatchScorer] = {}
         self._reader: LogitsReader | None = None
         try:
             if not self.options.vocab_only:
@@ -184,22 +185,25 @@ class LlamaCppEngine:
         self._check_loaded()
         return checked_text(ids, self._weights.vocabulary.size, n_ctx=self._n_ctx)
 
-    def _scorer_of(self, mode: ScoreMode) -> Scorer:
+    def _scorer_of(self, mode: ScoreMode) -> Scorer | BatchScorer:
         """What scores in this mode, on a context of its own; made at first use."""
         check_mode(mode)
         with self._lock:
             self._check_open()
             if mode not in self._scorers:
-                size, movable = self._weights.vocabulary.size, self._movable
-                strict = mode == "strict"
-                options = strict_options(self.options) if strict else self.options
-                window = score_window(size, options)
-                context = self._new_context(1, window, options=options, spare=ROWS if strict and movable else 0)
-                fill = ROWS if strict and movable else 1
-                self._scorers[mode] = Scorer(
-                    context, size, window=window, n_batch=api.llama_n_batch(context), fill=fill, movable=movable
-                )
+                self._scorers[mode] = self._new_scorer(mode)
             return self._scorers[mode]
+
+    def _new_scorer(self, mode: ScoreMode) -> Scorer | BatchScorer:
+        size, movable = self._weights.vocabulary.size, self._movable
+        if mode == "fast" and movable:
+            window, cells = score_window(size, self.options), FAST_TEXTS * padded(self._n_ctx)
+            context = self._new_context(SEQUENCES, window, cells=cells)
+            return BatchScorer(context, size, window=window, n_batch=api.llama_n_batch(context), cells=cells)
+        options = strict_options(self.options) if mode == "strict" else self.options
+        window, fill = score_window(size, options), ROWS if mode == "strict" and movable else 1
+        context = self._new_context(1, window, options=options, spare=fill - 1)
+        return Scorer(context, size, window=window, n_batch=api.llama_n_batch(context), fill=fill, movable=movable)
 
     def _logits_reader(self) -> LogitsReader:
         from llamalab.engines.llama_cpp_logits import BlockOutputs, LogitsReader
@@ -241,10 +245,14 @@ class LlamaCppEngine:
         tap: BlockOutputs | None = None,
         options: Options | None = None,
         spare: int = 0,
+        cells: int | None = None,
     ) -> int:
+        """A context for `n_seq` sequences: each with a cache of its own, or all in one of so many `cells`."""
         options = options or self.options
         n_ctx = self._n_ctx + spare
         params = context_parameters(self._weights.header, options, n_ctx=n_ctx, n_seq=n_seq, n_outputs=n_outputs)
+        if cells is not None:
+            params.n_ctx, params.kv_unified = cells, True
         if tap is not None:
             params.cb_eval = tap.callback
         forget_errors()
@@ -257,7 +265,7 @@ class LlamaCppEngine:
         self._contexts.append(context)
         if not api.llama_get_memory(context):
             raise ModelFileError(f"{self._weights.path} is no model that continues a text (an embedding model?).")
-        if api.llama_n_ctx(context) != params.n_ctx or api.llama_n_ctx_seq(context) != padded(n_ctx):
+        if api.llama_n_ctx(context) != params.n_ctx or api.llama_n_ctx_seq(context) != (cells or padded(n_ctx)):
             raise EngineError(
                 f"llama.cpp made a context of {api.llama_n_ctx(context)} tokens where {params.n_ctx} were asked for: "
                 "binding and library do not fit together. Install llama-cpp-python>=0.3.36,<0.3.37."

@@ -18,6 +18,7 @@ import ctypes
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from llamalab.engines.options import Options
 from llamalab.engines.reduction import Reduced, joined, reduce, scored
 from llamalab.engines.request import Asked, Ids, common_prefix, in_order
 from llamalab.errors import EngineError
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 ROWS = 16
 """Rows of a decode come in multiples of so many."""
@@ -87,8 +90,8 @@ class Scorer:
     def _score(self, asked: Asked) -> Scored:
         ids, first, end = asked.ids, asked.first, asked.end
         parts: list[Reduced] = []
-        at = self._resume(ids, min(first, end)) if end > first else 0
-        while at < first < end:
+        at = self._resume(ids, first) if first < end else end
+        while at < first:
             at = self._decode(ids, at, min(at + self._n_batch, first), outputs=False)
         while at < end:
             begin, at = at, self._decode(ids, at, min(at + self._window, end), outputs=True)
@@ -118,19 +121,30 @@ class Scorer:
         return end
 
 
-def decode_rows(context: int, tokens: Ids, begin: int, *, outputs: bool) -> None:
-    """Run `tokens` at the positions begin, begin + 1, ... in sequence 0 of `context`, with all their logits or none.
+def decode_rows(
+    context: int, tokens: Ids, positions: int | Ids, *, sequences: Ids | None = None, outputs: bool | Array
+) -> None:
+    """Run `tokens`.
+
+    Args:
+        context: llama.cpp's handle.
+        tokens: ids, (R,).
+        positions: of each; or of the first, the others following.
+        sequences: of each; None: all are of sequence 0.
+        outputs: whether the logits of each, or of all, are wanted.
 
     Raises:
         EngineError: llama.cpp failed.
     """
     count = len(tokens)
     tokens = np.ascontiguousarray(tokens)
-    positions = np.arange(begin, begin + count, dtype=np.int32)
+    if isinstance(positions, int):
+        positions = np.arange(positions, positions + count, dtype=np.int32)
+    positions = np.ascontiguousarray(positions)
     ones = np.ones(count, np.int32)
-    sequence = np.zeros(1, np.int32)
-    sequences = np.full(count, sequence.ctypes.data, np.uintp)
-    wanted = np.full(count, outputs, np.int8)
+    numbers = np.zeros(count, np.int32) if sequences is None else np.ascontiguousarray(sequences)
+    addresses = (numbers.ctypes.data + 4 * np.arange(count)).astype(np.uintp)
+    wanted = np.full(count, outputs, np.int8) if isinstance(outputs, bool) else outputs.astype(np.int8)
     integers = ctypes.POINTER(ctypes.c_int32)
     batch = api.llama_batch(
         count,
@@ -138,7 +152,7 @@ def decode_rows(context: int, tokens: Ids, begin: int, *, outputs: bool) -> None
         None,
         ctypes.cast(positions.ctypes.data, integers),
         ctypes.cast(ones.ctypes.data, integers),
-        ctypes.cast(sequences.ctypes.data, ctypes.POINTER(integers)),
+        ctypes.cast(addresses.ctypes.data, ctypes.POINTER(integers)),
         ctypes.cast(wanted.ctypes.data, ctypes.POINTER(ctypes.c_int8)),
     )
     status = decode(context, batch)
