@@ -176,7 +176,11 @@ def _load(path: Path, header: Header, options: Options) -> int:
 
 
 def check_decoder(path: Path, model: int) -> None:
-    """Only models that continue a text can be run here; others would end the process later."""
+    """Only models that continue a text can be run here; others would end the process later.
+
+    Raises:
+        ModelFileError: another kind of model; says which.
+    """
     if api.llama_model_has_encoder(model):
         raise ModelFileError(f"{path} is an encoder-decoder model; only decoders that continue a text can be run.")
     if not api.llama_model_has_decoder(model):
