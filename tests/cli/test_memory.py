@@ -81,7 +81,7 @@ def test_a_shape_needs_no_file(cli: Cli) -> None:
         (["{empty}"], "is empty"),
         (["{text}"], "is not a GGUF file"),
         (["{model}", "--n-ctx", "0"], "n_ctx must be 1 or more, not 0."),
-        (["{model}", "--n-ctx", "513"], "more than the 512 tokens of context that tiny.gguf was trained for"),
+        (["{model}", "--n-ctx", "2049"], "more than 4 times the 512 tokens of context that tiny.gguf was trained for"),
         (["{model}", "--n-seq", "0"], "n_seq must be 1 or more"),
         (["{model}", "--kv-type", "f17"], "kv_type must be one of f32, f16"),
         (["{model}", "--flash-attn", "maybe"], "on, off or auto, not 'maybe'"),
@@ -106,3 +106,9 @@ def test_what_cannot_be_is_one_paragraph(
     assert done.err.startswith("error: ")
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+def test_a_context_beyond_the_trained_one_is_estimated_and_remarked(cli: Cli, model: str) -> None:
+    done = cli("memory", model, "--n-ctx", "1024", "--json")
+    assert done.code == 0, done.err
+    assert "The model was trained for 512 tokens of context, less than n_ctx=1024." in json.loads(done.out)["notes"]

@@ -91,13 +91,15 @@ class Scorer:
         ids, first, end = asked.ids, asked.first, asked.end
         parts: list[Reduced] = []
         at = self._resume(ids, first) if first < end else end
-        while at < first:
-            at = self._decode(ids, at, min(at + self._n_batch, first), outputs=False)
+        while first - at >= self._fill:  # what is left of the prefix goes with the response: less is filled up
+            count = min(self._n_batch, first - at) // self._fill * self._fill
+            at = self._decode(ids, at, at + count, outputs=False)
         while at < end:
             begin, at = at, self._decode(ids, at, min(at + self._window, end), outputs=True)
-            address = logits_address(self._context, 0)
-            rows = float_view(address, (at - begin) * self._n_vocab).reshape(at - begin, self._n_vocab)
-            parts.append(reduce(rows, ids[begin + 1 : at + 1], asked.decodings))
+            wanted = max(begin, first)
+            address = logits_address(self._context, wanted - begin)
+            rows = float_view(address, (at - wanted) * self._n_vocab).reshape(at - wanted, self._n_vocab)
+            parts.append(reduce(rows, ids[wanted + 1 : at + 1], asked.decodings))
         reduced = joined(parts, asked.decodings)
         return scored(reduced, unscored=len(asked.response) - len(reduced.raw))
 

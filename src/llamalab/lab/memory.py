@@ -39,6 +39,8 @@ from llamalab.lab.memory_weights import place
 
 _WORTH_SAYING = 64 * 2**20
 
+_STRETCH = 4  # times the context it was trained for: so far RoPE is stretched in use; beyond it is a slip of the pen
+
 
 def estimate(path: Path, *, measure: bool = False, **options: Any) -> Estimate:
     """What the model in `path` needs; see `ModelMemory.estimate` for `options`.
@@ -121,7 +123,7 @@ class ModelMemory:
             on_gpu: whether layers are on a GPU: there llama.cpp takes flash attention unless it is told not to.
 
         Raises:
-            ConfigError: an option that cannot be, or a context longer than the model was trained for.
+            ConfigError: an option that cannot be, or a context far longer than the model was trained for.
         """
         if kv_type not in CACHE_TYPES:
             raise ConfigError(f"kv_type must be one of {', '.join(CACHE_TYPES)}, not {kv_type!r}.")
@@ -131,9 +133,10 @@ class ModelMemory:
         given |= {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch, "n_gpu_layers": None if on_gpu else 0}
         options = parse_options(given)
         trained = self.header.context_length
-        if n_ctx is not None and trained and n_ctx > trained:
+        if n_ctx is not None and trained and n_ctx > _STRETCH * trained:
             raise ConfigError(
-                f"n_ctx={n_ctx} is more than the {trained} tokens of context that {self.path.name} was trained for."
+                f"n_ctx={n_ctx} is more than {_STRETCH} times the {trained} tokens of context that {self.path.name} "
+                "was trained for."
             )
         n_ctx = context_length(self.header, options)
         return Setting(
@@ -155,7 +158,7 @@ class ModelMemory:
             options: see `setting`.
 
         Raises:
-            ConfigError: an option that cannot be, or a context longer than the model was trained for.
+            ConfigError: an option that cannot be, or a context far longer than the model was trained for.
             ModelFileError: llama.cpp cannot run the model.
             OutOfMemory: what is to be measured does not fit.
             EngineError: llama.cpp ended its process.
@@ -248,7 +251,9 @@ class ModelMemory:
         return (laid_out.compute or 0) - compute + self.work_bytes(setting) - self.work_bytes(other)
 
     def _notes(self, setting: Setting, formula: Buffers, laid_out: Buffers, gpu_layers: int) -> Iterator[str]:
-        arch = self.header.architecture
+        arch, trained = self.header.architecture, self.header.context_length
+        if trained and setting.n_ctx > trained:
+            yield f"The model was trained for {trained} tokens of context, less than n_ctx={setting.n_ctx}."
         if formula.kv is None:
             yield f"The formula does not know the caches of the architecture {arch!r}; llama.cpp's layout alone counts."
         elif formula.compute is None:
