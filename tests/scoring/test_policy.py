@@ -136,6 +136,11 @@ def test_without_a_provider_the_model_says_it() -> None:
         make_policy("p", {"model": "/no/such/file.gguf"})
 
 
+def test_a_date_may_be_text_or_what_yaml_makes_of_it(policies: Policies) -> None:
+    text = "policies: {a: {model: pico, date: 2025-01-02}, b: {model: pico, date: '2025-01-02'}, c: {model: pico}}"
+    assert [policy.date for policy in policies(text).values()] == ["2025-01-02", "2025-01-02", "2024-07-26"]
+
+
 def test_adapters_in_yaml_have_a_scale(policies: Policies) -> None:
     text = "policies: {p: {provider: llama_cpp, model: pico, adapters: [[a.gguf, 0.5], b.gguf]}}"
     assert policies(text)["p"].options == {"adapters": [("a.gguf", 0.5), "b.gguf"]}
@@ -151,6 +156,7 @@ def test_adapters_in_yaml_have_a_scale(policies: Policies) -> None:
         ("provider: llama_cpp, model: pico, temperature: true", "'temperature' cannot be True"),
         ("provider: llama_cpp, model: pico, top_p: 1.5", "top_p"),
         ("provider: llama_cpp, model: pico, top_k: 0.5", "'top_k' cannot be 0.5"),
+        ("provider: llama_cpp, model: pico, date: today", "must be a day such as 2024-07-26, not 'today'"),
         ("provider: llama_cpp, model: pico, order: backwards", "'order' cannot be 'backwards'"),
         ("provider: llama_cpp, model: pico, temprature: 0.5", "Did you mean 'temperature'?"),
         ("provider: llama_cpp, model: pico, n_ctxx: 5", "Did you mean 'n_ctx'?"),

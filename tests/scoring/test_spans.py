@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,15 @@ def test_a_template_that_leaves_the_system_prompt_out_is_refused() -> None:
 def test_an_unknown_template_is_refused(pico: Tokens) -> None:
     with pytest.raises(TemplateMissing, match="lama3"):
         span(pico, policy("lama3"), "Hi", "x")
+
+
+def test_a_policy_is_the_same_one_tomorrow() -> None:
+    """A template that writes today's date, as Llama 3's does."""
+    dated = "{{ strftime_now('%d %b %Y') }}{% for m in messages %} {{ m.content }}{% endfor %}"
+    tokens = fake(dated)
+
+    def written(policy: Policy) -> str:
+        return tokens.detokenize(span(tokens, policy, "Hi", "x").prefix_ids)
+
+    assert written(policy()) == "26 Jul 2024 Hi"
+    assert written(replace(policy(), date="2025-01-02")) == "02 Jan 2025 Hi"

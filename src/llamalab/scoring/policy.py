@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -22,6 +23,10 @@ REMOTE_PROVIDERS = tuple(ENDPOINTS)
 """Providers whose models run elsewhere; "openai" is any endpoint of that shape (vLLM, llama-server, ...)."""
 
 
+DATE = "2024-07-26"
+"""The day of policies that name none: the one that Llama 3.2's template falls back on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A distribution over responses.
@@ -34,6 +39,8 @@ class Policy:
         system_prompt: put in front of each conversation; None: none.
         template: name or file of a chat template; None: the model's own.
         seed: of its sampler, for the record. No log probability depends on it.
+        date: the day that its template is told when it asks for today's, YYYY-MM-DD. Llama 3's writes it into the
+            system message: without a day of its own, a policy would be another one every morning.
         options: of the engine (n_ctx, n_gpu_layers, adapters, ...) or of the endpoint.
     """
 
@@ -44,6 +51,7 @@ class Policy:
     system_prompt: str | None = None
     template: str | None = None
     seed: int | None = None
+    date: str = DATE
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
@@ -55,6 +63,12 @@ class Policy:
     def remote(self) -> bool:
         """Whether the model runs elsewhere."""
         return self.provider in REMOTE_PROVIDERS
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What its chat template sees besides the conversation: a clock that stands still."""
+        day = datetime.datetime.fromisoformat(self.date)
+        return {"strftime_now": day.strftime}
 
     @property
     def engine_key(self) -> tuple[Any, ...]:
@@ -78,6 +92,7 @@ class _Fields(BaseModel):
     seed: int | None = None
     system_prompt: str | None = None
     template: str | None = None
+    date: str = DATE
 
 
 def make_policy(name: str, settings: Mapping[str, Any]) -> Policy:
@@ -95,6 +110,8 @@ def make_policy(name: str, settings: Mapping[str, Any]) -> Policy:
     for key in ("model", "template"):
         if isinstance(given.get(key), os.PathLike):
             given[key] = os.fspath(given[key])
+    if isinstance(given.get("date"), datetime.date):  # YAML reads a date as one
+        given["date"] = given["date"].isoformat()
     try:
         own = _Fields.model_validate(given)
     except ValidationError as error:
@@ -104,8 +121,9 @@ def make_policy(name: str, settings: Mapping[str, Any]) -> Policy:
     order = own.order or ("temperature_first" if remote else "truncate_first")
     decoding = Decoding(own.temperature, own.top_k, own.top_p, own.min_p, order)
     check_decoding(decoding)
+    _check_date(own.date)
     options = _options(provider, own.model_extra or {})
-    return Policy(name, provider, model, decoding, own.system_prompt, own.template, own.seed, options)
+    return Policy(name, provider, model, decoding, own.system_prompt, own.template, own.seed, own.date, options)
 
 
 def load_policies(path: Path) -> dict[str, Policy]:
@@ -155,6 +173,13 @@ def _provider(own: _Fields) -> tuple[str, str]:
     if prefix in REMOTE_PROVIDERS and rest:
         return prefix, rest
     return provider_of(own.model), split_spec(own.model)[1]
+
+
+def _check_date(text: str) -> None:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"The setting 'date' must be a day such as {DATE}, not {text!r}.") from None
 
 
 def _options(provider: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def remote_text(
             turns = [{"role": "system", "content": policy.system_prompt}, *turns]
         for said in strings(turns):
             _check_plain(said, "The prompt", policy)
-        template = choose_template(name, eos=end or "")
+        template = choose_template(name, eos=end or "", variables=policy.template_variables)
         text = template.render(turns)
         text = next((text.removeprefix(bos) for bos in _BOS if text.startswith(bos)), text)
         if end is None:

@@ -261,6 +261,7 @@ def _settings(policy: Policy, mark: Fingerprint) -> dict[str, Any]:
         "decoding": dataclasses.asdict(policy.decoding),
         "system_prompt": policy.system_prompt,
         "template": policy.template,
+        "date": policy.date,
         "template_sha256": None if content is None else hashlib.sha256(content).hexdigest(),
         "options": options,
     }

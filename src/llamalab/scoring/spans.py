@@ -79,27 +79,33 @@ class Tokens:
     def __init__(self, info: ModelInfo, tokenizer: Tokenizer) -> None:
         self.info = info
         self._tokenizer = tokenizer
-        self._layouts: dict[str | None, Layout] = {}
+        self._layouts: dict[tuple[str | None, str], Layout] = {}
         self.tokenize = tokenizer.tokenize
         self.detokenize = tokenizer.detokenize
         self.token_bytes = tokenizer.token_bytes
 
-    def layout(self, template: str | None) -> Layout:
-        """How prompts are written with `template`; None is the model's own.
+    def layout(self, policy: Policy) -> Layout:
+        """How prompts are written under a policy of this model.
 
         Raises:
             TemplateMissing: no such template.
         """
-        if template not in self._layouts:
-            _, own = own_template(self.info.chat_template, self.info.path)
-            has_one = template is not None or own is not None
+        key = policy.template, policy.date
+        if key not in self._layouts:
+            has_one = (
+                policy.template is not None or own_template(self.info.chat_template, self.info.path)[1] is not None
+            )
             # Until something is generated, a chat asks its engine for nothing but its words.
-            chat = EngineChat(cast("Engine", self), template if has_one else "plain")
+            chat = EngineChat(
+                cast("Engine", self),
+                policy.template if has_one else "plain",
+                template_variables=policy.template_variables,
+            )
             end = chat.end_of_turn_id if has_one else None
-            self._layouts[template] = Layout(
+            self._layouts[key] = Layout(
                 chat, chat.template.name if has_one else None, self.info.eos_id if end is None else end
             )
-        return self._layouts[template]
+        return self._layouts[key]
 
     def close(self) -> None:
         """Let go of the tokeniser."""
@@ -163,7 +169,7 @@ def span(
         TemplateMissing: a conversation or a system prompt for a model without a template.
         ConfigError: a system prompt that the template leaves out.
     """
-    layout = tokens.layout(policy.template)
+    layout = tokens.layout(policy)
     encoder = layout.chat.encoder
     pieces = _pieces(layout, policy, prompt)
     prefix = layout.chat.piece_ids(pieces)

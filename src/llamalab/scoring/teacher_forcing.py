@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from llamalab.engine import Message, ScoreMode
 from llamalab.errors import LlamalabError
-from llamalab.scoring.policy import Policy, make_policy
+from llamalab.scoring.policy import DATE, Policy, make_policy
 from llamalab.scoring.result import LogProbResult
 from llamalab.scoring.session import Item, Session
 from llamalab.scoring.store import Store
@@ -45,6 +45,7 @@ class TeacherForcing:
         store: a `Store` or the path of one, in which scores are looked up and kept; None: none.
         order: "truncate_first" (llama.cpp, and the default of local engines) or "temperature_first" (the default of
             remote ones).
+        date: the day that a template is told which asks for today's, YYYY-MM-DD.
         options: further ones of the engine, see `llamalab.load`, or of the endpoint.
 
     Attributes:
@@ -77,18 +78,19 @@ class TeacherForcing:
         mode: ScoreMode = "strict",
         store: Store | str | os.PathLike[str] | None = None,
         order: str | None = None,
+        date: str = DATE,
         **options: Any,
     ) -> None:
         given = {"provider": provider, "model": model, "temperature": temperature, "seed": seed, "n_ctx": n_ctx}
         given |= {"n_gpu_layers": n_gpu_layers, "system_prompt": system_prompt, "top_p": top_p, "top_k": top_k}
-        given |= {"min_p": min_p, "template": template, "adapters": adapters, "order": order}
+        given |= {"min_p": min_p, "template": template, "adapters": adapters, "order": order, "date": date}
         self.policy: Policy = make_policy("policy", given | options)
         self._own_store = None if store is None or isinstance(store, Store) else Store(Path(store))
         kept = store if isinstance(store, Store) else self._own_store
         self._session = Session([self.policy], mode=mode, store=kept)
         try:
             if not self.policy.remote:
-                self._session.tokens(self.policy).layout(self.policy.template)
+                self._session.tokens(self.policy).layout(self.policy)
         except BaseException:
             self.close()
             raise
