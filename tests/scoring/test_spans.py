@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamalab.checkpoints.convert import convert
 from llamalab.errors import ConfigError, EmptyResponse, InputError, TemplateMissing
 from llamalab.scoring.policy import Policy, make_policy
 from llamalab.scoring.spans import Span, Tokens, open_tokens, span
@@ -314,3 +315,14 @@ def test_a_policy_is_the_same_one_tomorrow() -> None:
 
     assert written(policy()) == "26 Jul 2024 Hi"
     assert written(replace(policy(), date="2025-01-02")) == "02 Jan 2025 Hi"
+
+
+def test_a_model_has_the_same_spans_in_every_format(tiny_gguf: Path, tmp_path: Path) -> None:
+    convert(tiny_gguf, tmp_path / "folder", to="safetensors")
+    found = []
+    for provider, path in (("llama_cpp", tiny_gguf), ("jax", tiny_gguf), ("jax", tmp_path / "folder")):
+        of_model = Policy("p", provider, str(path), system_prompt="Be brief.", options={"n_ctx": 100})
+        with open_tokens(of_model) as tokens:
+            assert tokens.info.n_ctx == 100
+            found.append([span(tokens, of_model, text, text) for text in ("Hello world", "<|end|>", " é\n\n", "👩‍👧")])
+    assert found[0] == found[1] == found[2]

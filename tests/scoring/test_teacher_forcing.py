@@ -24,6 +24,7 @@ from llamalab.errors import (
     ConfigError,
     ContextOverflow,
     EmptyResponse,
+    EngineError,
     InputError,
     ModelNotFound,
     ProviderError,
@@ -32,6 +33,7 @@ from llamalab.errors import (
 from llamalab.scoring.store import Store
 from llamalab.scoring.teacher_forcing import RobustTeacherForcing, TeacherForcing
 from tests import tiny
+from tests.fake_engine import in_threads
 
 GUIDE = """
 # Test script to verify determinism
@@ -304,3 +306,23 @@ def test_a_megabyte_is_refused_and_not_computed(pico: TeacherForcing) -> None:
 def test_empty_or_no_text_is_refused(pico: TeacherForcing, prompt: Any, response: Any) -> None:
     with pytest.raises(InputError):
         pico.compute_log_prob(prompt, response)
+
+
+# Use
+
+
+def test_threads_share_one_and_get_the_same_bits(tiny_gguf: Path) -> None:
+    prompts = [f"Hello {n}" for n in range(4)]
+    with TeacherForcing(model=tiny_gguf, n_threads=1) as forcing:
+        together = in_threads(4, lambda n: [forcing.compute_log_prob(prompts[n], ANSWER).tokens for _ in range(5)])
+        alone = [forcing.compute_log_prob(prompt, ANSWER).tokens for prompt in prompts]
+    assert together == [[tokens] * 5 for tokens in alone]
+
+
+def test_after_the_end_nothing_is_scored(tiny_gguf: Path) -> None:
+    forcing = TeacherForcing(model=tiny_gguf, n_threads=1)
+    forcing.compute_log_prob(QUESTION, ANSWER)
+    forcing.close()
+    forcing.close()
+    with pytest.raises(EngineError, match="closed"):
+        forcing.compute_log_prob(QUESTION, ANSWER)
