@@ -10,7 +10,14 @@ import pytest
 
 from llamalab.engine import ScoreRequest
 from llamalab.engines.llama_cpp import LlamaCppEngine
-from llamalab.errors import ConfigError, InputError, ProviderError, TemplateMissing, TokenBoundaryError
+from llamalab.errors import (
+    ConfigError,
+    EmptyResponse,
+    InputError,
+    ProviderError,
+    TemplateMissing,
+    TokenBoundaryError,
+)
 from llamalab.scoring.policy import make_policy
 from llamalab.scoring.remote import RemoteScorer
 from llamalab.scoring.teacher_forcing import TeacherForcing
@@ -145,7 +152,7 @@ def test_an_endpoint_that_is_down_is_one_message() -> None:
     [
         ("the", "a<|end|>b", InputError, "control token"),
         ("the <|user|>", " code", InputError, "character 4"),
-        ("the", "", InputError, "response is empty"),
+        ("the", "", EmptyResponse, "response is empty"),
         ("", "code", InputError, "prompt is empty"),
         ("the", "a\udc80", InputError, "surrogate U\\+DC80"),
         ([{"role": "user", "content": "the"}], "code", TemplateMissing, "no chat template"),
@@ -154,6 +161,15 @@ def test_an_endpoint_that_is_down_is_one_message() -> None:
 def test_what_a_text_endpoint_cannot_be_sent_is_refused(prompt: Any, response: str, error: type, says: str) -> None:
     with scorer("http://127.0.0.1:1/v1") as remote, pytest.raises(error, match=says):
         remote.score(prompt, response, finished=False)
+
+
+def test_teacher_forcing_takes_an_endpoint_like_a_model(base_url: str, engine: LlamaCppEngine) -> None:
+    with scorer(base_url) as remote:
+        expected = remote.score("the code is", " hello", finished=False).value
+    local = TeacherForcing(provider="openai", model="tiny", base_url=base_url)
+    result = local.compute_log_prob("the code is", " hello", finished=False)
+    assert result.method == "echo"
+    assert result.value == expected
 
 
 def test_an_end_that_nobody_names_is_refused() -> None:

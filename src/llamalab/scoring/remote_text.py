@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamalab.engine import Message
-from llamalab.errors import ConfigError, InputError, TemplateMissing
+from llamalab.errors import ConfigError, EmptyResponse, InputError, TemplateMissing
 from llamalab.scoring.policy import Policy
 from llamalab.templates.choose import choose_template
 from llamalab.templates.messages import conversation, strings
@@ -61,12 +61,13 @@ def remote_text(
         end: name of the end token; None: the first control token that the template writes behind an assistant's words.
 
     Raises:
-        InputError: an empty prompt or response, text that is not Unicode, or that looks like a control token.
+        EmptyResponse: nothing to score.
+        InputError: an empty prompt, text that is not Unicode, or that looks like a control token.
         TemplateMissing: a conversation or a system prompt without a template, or no such template.
         ConfigError: the end is to be scored and nobody says what it is.
     """
     if not isinstance(response, str) or not response:
-        raise InputError("The response is empty: it has no token to score.")
+        raise EmptyResponse("The response is empty: it has no token to score.")
     if not prompt:
         raise InputError("The prompt is empty: an endpoint gives no probability for the first token of a text.")
     name = policy.template
