@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FAILED = 1
 
-_MEASURED_ALONE = ("temperature", "top_p", "top_k", "min_p", "system", "template")
+_MEASURED_ALONE = ("temperature", "top_p", "top_k", "min_p", "system", "template", "date")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,9 @@ class PolicyOptions:
     ] = None
     template: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Chat template instead of the model's own.")
+    ] = None
+    date: Annotated[
+        str | None, typer.Option(metavar="DAY", help="What the template is told when it asks for today's date.")
     ] = None
     dtype: Annotated[
         str | None, typer.Option(metavar="TYPE", help="JAX: float32, bfloat16 or float16; by default as the device.")

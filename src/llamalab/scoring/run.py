@@ -7,10 +7,12 @@ import hashlib
 import shutil
 import sys
 import tempfile
-from collections import Counter, deque
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -35,6 +37,8 @@ FATAL = (ModelFileError, ConfigError, OutOfMemory, StoreError)
 """Errors of a response that every other one would meet as well: they end the run."""
 
 _FORMAT = 1  # of the rows that are written
+_AT_ONCE = 64  # rows, at most, that the session gets at once
+_AT_RISK_S = 2.0  # of work that is not in the output yet
 _IRRELEVANT = frozenset({"n_threads", "n_seq"})  # engine options that change no row
 
 
@@ -85,7 +89,7 @@ class Scorer(Protocol):
     """What of a `Session` is used here."""
 
     def score(self, items: Iterable[Item]) -> Iterable[tuple[Item, LogProbResult | LlamalabError]]:
-        """Each item with its result, in order; no more are asked for than are needed."""
+        """Each item with its result, in order."""
         ...
 
 
@@ -179,29 +183,41 @@ class _Tally:
                 self.out_of_support += bool(value["out_of_support"])
 
 
-def _scored(rows: Iterable[Row | BadRow], plan: Plan, session: Scorer, tally: _Tally) -> Iterator[dict[str, Any]]:
-    """Records of `rows`, in their order, each as soon as it and those before it are done."""
-    waiting: deque[Row | BadRow] = deque()
-    found: dict[str, dict[str, Any]] = {}
+def _scored(rows: Iterator[Row | BadRow], plan: Plan, session: Scorer, tally: _Tally) -> Iterator[dict[str, Any]]:
+    """Records of `rows`, in their order.
 
-    def items() -> Iterator[Item]:
-        for row in rows:
-            waiting.append(row)
-            if isinstance(row, Row):
-                for name, policy in plan.policies.items():
-                    yield Item(policy, row.prompt, row.response, row.finished, row.response_ids, name)
+    The session gets several rows at once, so that they can share passes: in strict mode as many as take about
+    `_AT_RISK_S`, because what it has not handed back yet is not in the output. The values of fast mode depend on what
+    is computed together, and must not depend on the clock.
+    """
+    count = 1 if plan.mode == "strict" else _AT_ONCE
+    while chunk := list(islice(rows, count)):
+        began = time.monotonic()
+        yield from _chunk(chunk, plan, session, tally)
+        if plan.mode == "strict":
+            short = time.monotonic() - began < _AT_RISK_S / 2
+            count = min(2 * count, _AT_ONCE) if short else max(1, count // 2)
 
-    for item, result in session.score(items()):
-        if isinstance(result, FATAL):
-            raise result
-        tally.stored += isinstance(result, LogProbResult) and result.stored
-        found[item.tag] = result_record(item.policy, result, tokens=plan.tokens)
-        if len(found) == len(plan.policies):
-            while isinstance(bad := waiting.popleft(), BadRow):
-                yield _bad_record(bad, plan)
-            yield _record_of(bad, found, plan)
-            found = {}
-    yield from (_bad_record(row, plan) for row in waiting if isinstance(row, BadRow))
+
+def _chunk(rows: Sequence[Row | BadRow], plan: Plan, session: Scorer, tally: _Tally) -> Iterator[dict[str, Any]]:
+    items = [
+        Item(policy, row.prompt, row.response, row.finished, row.response_ids, name)
+        for row in rows
+        if isinstance(row, Row)
+        for name, policy in plan.policies.items()
+    ]
+    results = iter(session.score(items))
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield _bad_record(row, plan)
+            continue
+        found = {}
+        for item, result in islice(results, len(plan.policies)):
+            if isinstance(result, FATAL):
+                raise result
+            tally.stored += isinstance(result, LogProbResult) and result.stored
+            found[item.tag] = result_record(item.policy, result, tokens=plan.tokens)
+        yield _record_of(row, found, plan)
 
 
 def _record_of(row: Row, found: Mapping[str, dict[str, Any]], plan: Plan) -> dict[str, Any]:
