@@ -37,7 +37,8 @@ from llamalab.engines.scorer import decode_rows, score_window, strict_options
 
 PROMPT = RESPONSE = 150
 N_CTX = 512
-POLICIES = (Decoding(0.5), Decoding(0.7, top_p=0.9), Decoding(1.0))
+POLICIES = (Decoding(0.5), Decoding(0.7), Decoding(1.0))
+TRUNCATED = (*POLICIES[:2], Decoding(0.7, top_p=0.9))
 GOALS = {
     "two echo calls": 20.0,
     "one echo call": 12.0,
@@ -124,7 +125,9 @@ class Bench:
         found = self._alternate({"ours": lambda: self._score(4), "evals": four})
         self._add("4 responses to a prompt", found["ours"], "two evals for each", found["evals"], "4 responses")
         found = self._alternate({"ours": lambda: self._score(1, POLICIES), "evals": three})
-        self._add("3 policies of a model", found["ours"], "two evals for each", found["evals"], "3 policies")
+        self._add("3 temperatures", found["ours"], "two evals for each", found["evals"], "3 policies")
+        ours = [seconds(lambda: self._score(1, TRUNCATED)) for _ in found["evals"]]
+        self._add("2 temperatures and a top-p", ours, "two evals for each, no top-p", found["evals"], None)
 
     def _against_bare(self) -> None:
         """The same decodes without anything around them, and reading the same tokens without logits."""
@@ -238,7 +241,7 @@ class Bench:
         if not self.args.json:
             asked = "" if at_least is None else f"  (at least {at_least:g}{'' if ratio >= at_least else ': NOT MET'})"
             times = f"{line.ours:8.3f} s   {line.against:44s} {line.other:8.3f} s"
-            print(f"{line.model:5s}  {line.what:24s} {times}   {ratio:6.2f}{asked}", flush=True)
+            print(f"{line.model:5s}  {line.what:26s} {times}   {ratio:6.2f}{asked}", flush=True)
 
 
 def evals(llama: Any, prompt: Sequence[int], response: Sequence[int]) -> float:

@@ -52,12 +52,14 @@ def reduce(logits_RV: Array, tokens_R: Array, decodings: Sequence[Decoding] = ()
     raw, entropies = np.empty(count), np.empty(count)
     ranks = np.empty(count, np.int64)
     decoded = tuple(np.empty(count) for _ in decodings)
+    # Arrays of the size of a row, used again for every row: making new ones would take as long as computing.
+    below_V, mass_V = np.empty((2, *logits_RV.shape[1:]), np.float32)
     for i, (row_V, token) in enumerate(zip(logits_RV, tokens_R.tolist(), strict=True)):
         best = row_V.max()
         if not np.isfinite(best) or not np.isfinite(row_V[token]):
             raise EngineError(f"The log probability of token {token} is not finite: the model's logits are not.")
-        below_V = row_V - best
-        mass_V = np.exp(below_V)
+        np.subtract(row_V, best, out=below_V)
+        np.exp(below_V, out=mass_V)
         total = float(mass_V.sum(dtype=np.float64))
         if not math.isfinite(total):
             raise EngineError(f"The log probability of token {token} is not finite: the model's logits are not.")
@@ -66,15 +68,17 @@ def reduce(logits_RV: Array, tokens_R: Array, decodings: Sequence[Decoding] = ()
         np.multiply(mass_V, below_V, out=mass_V)
         entropies[i] = max(0.0, math.log(total) - float(mass_V.sum(dtype=np.float64)) / total)
         for values, decoding in zip(decoded, decodings, strict=True):
-            values[i] = _decoded(below_V, token, decoding)
+            same = decoding.temperature == 1 and not decoding.truncates
+            values[i] = raw[i] if same else _decoded(below_V, token, decoding, mass_V)
     return Reduced(raw, ranks, entropies, decoded)
 
 
-def _decoded(below_V: Array, token: int, decoding: Decoding) -> float:
-    """Log probability of a token under a sampler, given logits less the largest."""
+def _decoded(below_V: Array, token: int, decoding: Decoding, room_V: Array) -> float:
+    """Log probability of a token under a sampler, given logits less the largest; `room_V` is written over."""
     if not decoding.truncates:
-        scaled_V = below_V / np.float32(decoding.temperature)
-        return float(below_V[token]) / decoding.temperature - _log_sum(scaled_V)
+        np.divide(below_V, np.float32(decoding.temperature), out=room_V)
+        np.exp(room_V, out=room_V)
+        return float(below_V[token]) / decoding.temperature - math.log(float(room_V.sum(dtype=np.float64)))
     first = decoding.temperature if decoding.order == "temperature_first" else 1.0
     kept = support(below_V / np.float32(first), decoding)
     if not kept[token]:
@@ -93,18 +97,30 @@ def support(logits_V: Array, decoding: Decoding) -> Array:
     llama.cpp and of transformers.
     """
     size = len(logits_V)
-    kept = size if decoding.top_k == 0 else min(decoding.top_k, size)
-    # A stable sort of the negated values: of equals the lower id first.
-    order = np.argsort(-logits_V, kind="stable")[:kept] if kept < size or decoding.top_p < 1 else np.arange(size)
+    kept_V = np.ones(size, bool)
+    if 0 < decoding.top_k < size:
+        kept_V = _most_probable(logits_V, decoding.top_k)
     if decoding.top_p < 1:
-        mass = np.exp(logits_V[order] - logits_V[order[0]]).astype(np.float64)
+        sorted_V = -np.sort(-logits_V[kept_V])
+        mass = np.exp(sorted_V - sorted_V[0]).astype(np.float64)
         reached = np.cumsum(mass) >= decoding.top_p * mass.sum()
-        order = order[: int(reached.argmax()) + 1 if reached.any() else len(order)]
+        if reached.any():
+            # Of what top-k has left, the most probable are the most probable of all.
+            kept_V = _most_probable(logits_V, int(reached.argmax()) + 1)
     if decoding.min_p > 0:
-        order = order[logits_V[order] >= logits_V[order].max() + math.log(decoding.min_p)]
-    found = np.zeros(size, bool)
-    found[order] = True
-    return found
+        kept_V &= logits_V >= logits_V[kept_V].max() + math.log(decoding.min_p)
+    return kept_V
+
+
+def _most_probable(logits_V: Array, count: int) -> Array:
+    """The `count` largest, as booleans, (V,); of equals the lower ids. Without sorting: that takes ten times as long."""
+    if count >= len(logits_V):
+        return np.ones(len(logits_V), bool)
+    least = np.partition(logits_V, len(logits_V) - count)[len(logits_V) - count]
+    kept_V: Array = logits_V > least
+    equal = np.flatnonzero(logits_V == least)
+    kept_V[equal[: count - int(np.count_nonzero(kept_V))]] = True
+    return kept_V
 
 
 def _log_sum(values: Array) -> float:
