@@ -279,3 +279,22 @@ def test_an_endpoint_takes_text_alone() -> None:
     (outcome,) = scores([remote], [Item(remote, "Hello", "the", response_ids=[1])])
     assert isinstance(outcome, InputError)
     assert "response_ids" in str(outcome)
+
+
+def test_fast_scores_say_how_far_they_moved(base: Policy) -> None:
+    """From strict ones, in the first responses; values in the model's own float16 cache move a little."""
+    items = [Item(base, "hello world", f"the code is {n}") for n in range(3)]
+    with Session([base], mode="fast") as session:
+        fast = [outcome for _, outcome in session.score(items)]
+    with Session([base]) as session:
+        strict = [outcome for _, outcome in session.score(items)]
+    moves = [
+        abs(a.raw - b.raw)
+        for one, other in zip(fast, strict, strict=True)
+        if isinstance(one, LogProbResult) and isinstance(other, LogProbResult)
+        for a, b in zip(one.tokens, other.tokens, strict=True)
+        if a.raw is not None and b.raw is not None
+    ]
+    assert max(moves) > 0
+    assert [one.drift for one in fast if isinstance(one, LogProbResult)] == [max(moves)] * 3
+    assert [one.drift for one in strict if isinstance(one, LogProbResult)] == [None] * 3

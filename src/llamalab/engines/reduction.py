@@ -113,7 +113,7 @@ def support(logits_V: Array, decoding: Decoding) -> Array:
 
 
 def _most_probable(logits_V: Array, count: int) -> Array:
-    """The `count` largest, as booleans, (V,); of equals the lower ids. Without sorting: that takes ten times as long."""
+    """The `count` largest, as booleans, (V,); of equals the lower ids. Not by sorting: that takes ten times as long."""
     if count >= len(logits_V):
         return np.ones(len(logits_V), bool)
     least = np.partition(logits_V, len(logits_V) - count)[len(logits_V) - count]

@@ -50,6 +50,8 @@ class LogProbResult:
         fingerprint: what decides and describes the numbers: model, runtime, device, options.
         seconds: it took; 0 for a value from the store.
         stored: it comes from the store.
+        drift: of fast mode: by how much it moved a token's log probability from strict mode at most, nats, in the first
+            responses that were scored both ways; None in strict mode, and for what comes from the store.
     """
 
     value: float | None
@@ -65,6 +67,7 @@ class LogProbResult:
     fingerprint: Mapping[str, Any] = field(default_factory=dict, hash=False)
     seconds: float = 0.0
     stored: bool = False
+    drift: float | None = None
 
     @property
     def n_tokens(self) -> int:

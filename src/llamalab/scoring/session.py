@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, get_args
 
 from llamalab.engine import Decoding, Engine, Message, Scored, ScoreMode, ScoreRequest
 from llamalab.engines import load
 from llamalab.errors import ConfigError, ContextOverflow, InputError, LlamalabError, NonFinite
+from llamalab.scoring.drift import drift
 from llamalab.scoring.fingerprint import Fingerprint, fingerprint
 from llamalab.scoring.policy import Policy
 from llamalab.scoring.result import LogProbResult, TokenScore
@@ -104,6 +105,7 @@ class Session:
         self._engines: dict[object, Engine] = {}
         self._remote: dict[object, RemoteScorer] = {}
         self._fingerprints: dict[object, Fingerprint] = {}
+        self._drifts: dict[object, float | None] = {}
 
     def score(self, items: Iterable[Item]) -> Iterator[tuple[Item, Outcome]]:
         """Score `items`; each comes back with its outcome, in the order of `items`, as soon as it and those before it
@@ -217,6 +219,7 @@ class Session:
         began = time.perf_counter()
         answers = _answers(engine, requests, self.mode)
         seconds = (time.perf_counter() - began) / len(requests)
+        moved = self._drift(jobs[0][0].item.policy, requests, answers) if self.mode == "fast" else None
         outcomes: dict[int, Outcome] = {}
         new: list[tuple[Wanted, StoredScore]] = []
         for same, answer in zip(jobs, answers, strict=True):
@@ -225,12 +228,22 @@ class Session:
                     outcomes[job.number] = answer
                     continue
                 score = _under(answer, _samplers(same), job.sampler, seconds)
-                outcome = outcomes[job.number] = _outcome(job, score, mark, stored=False)
+                outcome = _outcome(job, score, mark, stored=False)
                 if isinstance(outcome, LogProbResult):
                     new.append((Wanted(mark.key, *job.ids, job.sampler), score))
+                    outcome = replace(outcome, drift=moved)
+                outcomes[job.number] = outcome
         if self.store is not None and new:
             self.store.put_many(mark, new)
         return outcomes
+
+    def _drift(
+        self, policy: Policy, requests: Sequence[ScoreRequest], answers: Sequence[Scored | LlamalabError]
+    ) -> float | None:
+        """Of fast mode from strict; measured once for each engine, on its first responses."""
+        if policy.engine_key not in self._drifts:
+            self._drifts[policy.engine_key] = drift(self.engine(policy), requests, answers)
+        return self._drifts[policy.engine_key]
 
     def _remote_outcome(self, item: Item) -> Outcome:
         from llamalab.scoring.remote import RemoteScorer
