@@ -213,7 +213,7 @@ class LlamalabLM(LM):  # type: ignore[misc]  # the harness has no types
         whole = self._chat.piece_ids(_followed_by(pieces, continuation)) if pieces else []
         if pieces and whole[: len(prefix)] == prefix and len(whole) > len(prefix):
             return prefix, whole[len(prefix) :]
-        return prefix, encoder.encode([Piece(continuation, special=False)])
+        return prefix, encoder.continued_ids(continuation)
 
     def _context_ids(self, context: str) -> list[int]:
         return self._chat.piece_ids(self._pieces(context)) if context else [self._prefix_id]
