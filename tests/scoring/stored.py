@@ -6,7 +6,10 @@ from llamalab.engine import Decoding
 from llamalab.scoring.fingerprint import Fingerprint
 from llamalab.scoring.store import StoredScore, Wanted
 
-MARK = Fingerprint("0123456789abcdef" * 2, {"model": "made-up", "model_sha256": "f00dfeed" * 8, "mode": "strict"})
+MARK = Fingerprint(
+    "0123456789abcdef" * 2,
+    {"provider": "llama_cpp", "model": "made-up", "model_sha256": "f00dfeed" * 8, "mode": "strict"},
+)
 OTHER = Fingerprint("fedcba9876543210" * 2, {"model": "another", "model_sha256": "deadbeef" * 8, "mode": "fast"})
 
 

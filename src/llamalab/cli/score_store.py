@@ -101,7 +101,7 @@ def _print(found: Info) -> None:
 
     rows = [
         [
-            each.model,
+            f"{each.provider}:{each.model}",
             each.mode,
             each.key[:12],
             f"{each.rows:,}",

@@ -26,6 +26,7 @@ class Holding:
 
     Attributes:
         key: of the fingerprint.
+        provider: whose engine computed them.
         model: its name, as it was given.
         mode: of scoring.
         rows: scores.
@@ -35,6 +36,7 @@ class Holding:
     """
 
     key: str
+    provider: str
     model: str
     mode: str
     rows: int
@@ -76,10 +78,8 @@ def info(store: Store) -> Info:
     with store.connection() as connection:
         found = []
         for key, text, rows, n_bytes, oldest, newest in connection.execute(query):
-            facts = _facts(text)
-            found.append(
-                Holding(key, str(facts.get("model", "")), str(facts.get("mode", "")), rows, n_bytes, oldest, newest)
-            )
+            provider, model, mode = (str(_facts(text).get(name, "")) for name in ("provider", "model", "mode"))
+            found.append(Holding(key, provider, model, mode, rows, n_bytes, oldest, newest))
     size = sum(file.stat().st_size for file in store_files(store.path) if file.exists())
     return Info(store.path, size, sum(each.rows for each in found), tuple(found))
 
