@@ -226,6 +226,20 @@ def test_standard_input_and_output(
     assert capfdbinary.readouterr().out == out.read_bytes()
 
 
+def test_rows_are_never_written_over_themselves(source: Path, tmp_path: Path) -> None:
+    before = source.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(source)
+    for target in (source, tmp_path / "link.jsonl"):
+        with pytest.raises(InputError, match="over themselves"):
+            run(str(source), str(target), PLAN, session=Fake(), force=True)
+    assert source.read_bytes() == before
+
+
+def test_a_device_is_written_to_and_nothing_is_put_beside_it(source: Path) -> None:
+    assert run(str(source), os.devnull, PLAN, session=Fake()).values == 9
+    assert not Path(f"{os.devnull}.run.json").exists()
+
+
 def test_what_cannot_be_read_or_written_is_named(source: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.jsonl cannot be read"):
         run(str(tmp_path / "nowhere.jsonl"), "-", PLAN, session=Fake())

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,9 @@ try:
     import fcntl
 except ImportError:  # Windows has none; there, two runs into one file are not told apart
     fcntl = None  # type: ignore[assignment]
+
+STREAM = "-"
+"""Standard input or output, where a path is asked for."""
 
 FACTS = "fingerprints"
 """The part of the record that explains, and is not compared."""
@@ -161,6 +165,41 @@ class OutputFile:
             part.replace(self._record_path)
         except OSError as error:
             raise InputError(f"{self._record_path} cannot be written: {error.strerror or error}.") from error
+
+
+class Stream:
+    """Rows into standard output, a pipe or a device: nothing was there before, and nothing is continued."""
+
+    kept = Kept()
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Add a row, at once."""
+        self._file.write(as_line(record))
+        self._file.flush()
+
+
+def open_output(
+    stack: ExitStack, source: str, target: str, record: Callable[[], Mapping[str, Any]], *, force: bool
+) -> OutputFile | Stream:
+    """Where rows go, closed with `stack`.
+
+    Raises:
+        InputError: as `OutputFile`; the target is the source.
+    """
+    if target == STREAM:
+        return Stream(sys.stdout.buffer)
+    path = Path(target).expanduser()
+    if not path.exists() or path.is_file():
+        if source != STREAM and path.exists() and path.samefile(Path(source).expanduser()):
+            raise InputError(f"The rows would be written over themselves: {target} is both. Name another output.")
+        return stack.enter_context(OutputFile(path, record(), force=force))
+    try:
+        return Stream(stack.enter_context(path.open("wb")))
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror or error}.") from error
 
 
 def values(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -16,22 +16,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
-from llamalab.checkpoints.folders import cache_folder
 from llamalab.engine import ScoreMode
 from llamalab.errors import ConfigError, InputError, LlamalabError, ModelFileError, OutOfMemory, StoreError
 from llamalab.scoring.fingerprint import Fingerprint, fingerprint
-from llamalab.scoring.output import FACTS, Kept, OutputFile, values
+from llamalab.scoring.output import FACTS, STREAM, Kept, open_output, values
 from llamalab.scoring.policy import Policy
 from llamalab.scoring.result import LogProbResult
-from llamalab.scoring.rows import BAD_ROW, BadRow, Row, RowId, as_line, error_record, is_blank, read_rows, result_record
+from llamalab.scoring.rows import BAD_ROW, BadRow, Row, RowId, error_record, is_blank, read_rows, result_record
 from llamalab.scoring.session import Item, Session
 from llamalab.scoring.store import Store
 
 Progress = Callable[[int, int], None]
 """Told how many rows are done, and of how many."""
-
-STREAM = "-"
-"""Standard input or output, where a path is asked for."""
 
 FATAL = (ModelFileError, ConfigError, OutOfMemory, StoreError)
 """Errors of a response that every other one would meet as well: they end the run."""
@@ -93,27 +89,6 @@ class Scorer(Protocol):
         ...
 
 
-class Output(Protocol):
-    """Where rows go."""
-
-    kept: Kept
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Add a row."""
-        ...
-
-
-class Stream:
-    """Rows on standard output: nothing was there before."""
-
-    kept = Kept()
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Add a row, at once."""
-        sys.stdout.buffer.write(as_line(record))
-        sys.stdout.buffer.flush()
-
-
 def run(
     source: str,
     target: str,
@@ -147,9 +122,7 @@ def run(
         file = stack.enter_context(_opened(source))
         sum, rows = _measured(file, source)
         marks = {name: fingerprint(policy, plan.mode) for name, policy in plan.policies.items()}
-        output: Output = Stream()
-        if target != STREAM:
-            output = stack.enter_context(OutputFile(Path(target), _record(plan, marks, sum, rows), force=force))
+        output = open_output(stack, source, target, lambda: _record(plan, marks, sum, rows), force=force)
         kept = len(output.kept.ids)
         tally = _Tally(output.kept)
         remaining = _after(read_rows(file), output.kept.ids, target)
@@ -292,7 +265,7 @@ def _opened(source: str) -> BinaryIO:
     try:
         if source != STREAM:
             return Path(source).expanduser().open("rb")
-        spool = cast("BinaryIO", tempfile.TemporaryFile(dir=cache_folder()))  # noqa: SIM115  (the caller closes it)
+        spool = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115  (the caller closes it)
         shutil.copyfileobj(sys.stdin.buffer, spool)
         return spool
     except OSError as error:
