@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from llamalab.errors import ProviderError, TokenBoundaryError
+from llamalab.scoring.completion import Completion, parse_completion
 from llamalab.scoring.echo import logprobs_at, response_tokens
-from llamalab.scoring.endpoint import Completion, Endpoint, parse_completion
+from llamalab.scoring.endpoint import Endpoint
 from llamalab.scoring.policy import make_policy
 from llamalab.scoring.remote import RemoteScorer
 from tests.scoring.endpoints import Answer, LetterModel, small_endpoint

@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ours(folder: Path) -> Iterator[LlamalabLM]:
-    model = harness_model(str(folder / "pico.gguf"), n_ctx=256, n_seq=2, max_length=LENGTH)
+    model = harness_model(str(folder / "pico.gguf"), n_ctx=256, n_seq=2, n_threads=1, max_length=LENGTH)
     yield model
     model.engine.close()
 
@@ -128,7 +128,7 @@ def test_control_tokens_come_from_the_template_alone(ours: LlamalabLM) -> None:
 def test_a_token_over_the_border_leaves_the_continuation_its_own_tokens(model_folder: Path) -> None:
     """The harness's other models score nothing at all there, or a token that is half context."""
     path = tiny.once(model_folder, "tiny.gguf", tiny.write_bpe)
-    model = harness_model(str(path), n_ctx=64, n_seq=1)
+    model = harness_model(str(path), n_ctx=64, n_seq=1, n_threads=1)
     prefix, response = model._encode_pair("he says hel", "lo")
     assert prefix == [model.engine.info.bos_id, *model.engine.tokenize("he says hel")]
     assert response == model.engine.tokenize("lo")
@@ -139,7 +139,9 @@ def test_a_text_that_is_too_long_is_an_error_unless_it_may_be_cut(folder: Path, 
     requests = instances((TEXT, " it"))
     with pytest.raises(ContextOverflow, match="truncate=True"):
         ours.loglikelihood(requests, True)
-    cutting = harness_model(str(folder / "pico.gguf"), n_ctx=256, n_seq=0, max_length=LENGTH, truncate=True)
+    cutting = harness_model(
+        str(folder / "pico.gguf"), n_ctx=256, n_seq=0, n_threads=1, max_length=LENGTH, truncate=True
+    )
     ids = cutting.engine.tokenize(TEXT.rstrip())[-LENGTH + 1 :]
     kept = cutting._score([(ids, cutting.engine.tokenize("  it"))], "", [], True)
     assert cutting.loglikelihood(requests, True)[0][0] == pytest.approx(kept[0].total, abs=1e-9)
@@ -195,7 +197,15 @@ def test_our_tasks_have_the_same_values_with_both(
 
 
 def test_the_harnesss_command_knows_the_model(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "llamalab.scoring.lm_eval", "--model", "llamalab", "--model_args", "model=pico"]
+    command = [
+        sys.executable,
+        "-m",
+        "llamalab.scoring.lm_eval",
+        "--model",
+        "llamalab",
+        "--model_args",
+        "model=pico,n_threads=1",
+    ]
     command += ["--tasks", "llamalab_codes", "--include_path", str(TASKS), "--output_path", str(tmp_path)]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=TASKS, env=environment, capture_output=True, text=True, check=False)

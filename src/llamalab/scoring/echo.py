@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from llamalab.errors import ProviderError, TokenBoundaryError
-from llamalab.scoring.endpoint import Completion
+from llamalab.scoring.completion import Completion
 
 NO_LOGPROB = -9999.0
 """What endpoints write for minus infinity, which JSON does not have."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -168,12 +169,10 @@ class LlamalabLM(LM):  # type: ignore[misc]  # the harness has no types
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes beside its results."""
-        import llamalab
-
         info = self.engine.info
         return {
             "model_num_parameters": info.n_params,
-            "llamalab_version": llamalab.__version__,
+            "llamalab_version": version("llamalab"),
             "llamalab_provider": info.provider,
             "llamalab_mode": self.mode,
             "max_length": self.max_length,

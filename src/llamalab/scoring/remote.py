@@ -21,14 +21,9 @@ from typing import Any, get_args
 from llamalab.engine import Message
 from llamalab.engines.options import nearest
 from llamalab.errors import ConfigError, ProviderError, TokenBoundaryError
-from llamalab.scoring.echo import (
-    is_readable,
-    logprobs_at,
-    repeated,
-    response_tokens,
-    same_beginning,
-)
-from llamalab.scoring.endpoint import Completion, Endpoint
+from llamalab.scoring.completion import Completion
+from llamalab.scoring.echo import is_readable, logprobs_at, repeated, response_tokens, same_beginning
+from llamalab.scoring.endpoint import Endpoint
 from llamalab.scoring.policy import Policy
 from llamalab.scoring.remote_text import CONTROL, RemoteText, remote_text
 from llamalab.scoring.result import LogProbResult, Method, TokenScore
@@ -224,7 +219,7 @@ def check_endpoint(endpoint: Endpoint) -> SelfCheck:
         except TokenBoundaryError:
             continue
         for number, position in enumerate(positions):
-            if number == len(tokens) or echoed.tokens[position] != tokens[number]:
+            if number == len(tokens) or not _is_same(generated, number, echoed, position):
                 break
             value, echo = generated.logprobs[number], echoed.logprobs[position]
             if value is None or echo is None:
@@ -240,6 +235,13 @@ def check_endpoint(endpoint: Endpoint) -> SelfCheck:
         f"{endpoint.name} cannot be checked: of what it generates, too few tokens come back as the same tokens with "
         f"log probabilities of their own ({compared} compared, {len(seen)} different). It is not used for scoring."
     )
+
+
+def _is_same(generated: Completion, number: int, echoed: Completion, position: int) -> bool:
+    """Whether a generated token came back as the same token, as far as the endpoint shows it."""
+    if generated.ids is not None and echoed.ids is not None:
+        return generated.ids[number] == echoed.ids[position]
+    return generated.tokens[number] == echoed.tokens[position]
 
 
 def _fault(endpoint: Endpoint, generated: Completion, echoed: Completion, number: int, position: int) -> str:
