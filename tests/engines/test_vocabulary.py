@@ -13,6 +13,7 @@ from llamalab.engines import vocabulary
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import EngineError, InputError
 from tests import tiny
+from tests.checkpoints.test_gguf_reader import edited
 
 texts = st.text(max_size=60) | st.text(alphabet="the and hello world é 😀<|end|>\n\0", max_size=60)
 
@@ -59,6 +60,16 @@ def test_no_bos_is_added(tiny_engine: LlamaCppEngine, spm: LlamaCppEngine):
         assert engine.info.add_bos
         assert engine.info.bos_id not in engine.tokenize("hello")
         assert engine.tokenize("") == []
+
+
+def test_tokens_that_the_file_does_not_name_are_not_made_up(tiny_gguf: Path, tmp_path: Path):
+    """llama.cpp takes token 11 of such a vocabulary for both, which is an ordinary one."""
+    keys = ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.add_bos_token")
+    path = edited(tiny_gguf, tmp_path / "nameless.gguf", drop=keys)
+    with LlamaCppEngine(path, vocab_only=True) as engine:
+        info = engine.info
+        assert (info.bos_id, info.eos_id, info.add_bos) == (None, None, False)
+        assert all(engine.token_bytes(id) == b"" for id in info.stop_ids)
 
 
 def test_each_run_of_text_loses_its_space_prefix(spm: LlamaCppEngine):

@@ -32,6 +32,11 @@ _stack_lock = threading.Lock()
 class Vocabulary:
     """Tokens of one loaded file. Safe from several threads: the native side is read only.
 
+    Args:
+        vocab: llama.cpp's handle.
+        says_bos: the file names a BOS token. For one that does not, llama.cpp makes one up, which may be any word.
+        says_eos: the file names an EOS token; likewise.
+
     Attributes:
         size: number of tokens.
         bos_id: beginning of sequence, None without one.
@@ -42,7 +47,7 @@ class Vocabulary:
         texts: text of tokens seen so far that are whole characters.
     """
 
-    def __init__(self, vocab: int) -> None:
+    def __init__(self, vocab: int, *, says_bos: bool, says_eos: bool) -> None:
         self.pointer = vocab
         self.size: int = api.llama_vocab_n_tokens(vocab)
         self.exists: bool = api.llama_vocab_type(vocab) != api.LLAMA_VOCAB_TYPE_NONE
@@ -59,7 +64,7 @@ class Vocabulary:
         self._space_prefix = False
         self._splits_by_regex: bool = api.llama_vocab_type(vocab) == api.LLAMA_VOCAB_TYPE_BPE
         if self.exists:
-            self._read()
+            self._read(says_bos=says_bos, says_eos=says_eos)
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
         """Token ids of `text`; with `parse_special` the text of a control token becomes that token.
@@ -124,12 +129,8 @@ class Vocabulary:
                 self.texts[id] = piece.decode()
         return piece
 
-    def _read(self) -> None:
+    def _read(self, *, says_bos: bool, says_eos: bool) -> None:
         vocab = self.pointer
-        bos, eos = api.llama_vocab_bos(vocab), api.llama_vocab_eos(vocab)
-        self.bos_id = bos if bos >= 0 else None
-        self.eos_id = eos if eos >= 0 else None
-        self.add_bos = bool(api.llama_vocab_get_add_bos(vocab))
         attributes = [api.llama_vocab_get_attr(vocab, id) for id in range(self.size)]
         control = [id for id, attr in enumerate(attributes) if attr & api.LLAMA_TOKEN_ATTR_CONTROL]
         marked = [id for id, attr in enumerate(attributes) if attr & api.LLAMA_TOKEN_ATTR_USER_DEFINED]
@@ -137,7 +138,11 @@ class Vocabulary:
         hidden = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
         self._control = frozenset(id for id, attr in enumerate(attributes) if attr & hidden)
         ends = {id for id in control if api.llama_vocab_is_eog(vocab, id)}
-        self.stop_ids = frozenset(ends | ({eos} if eos >= 0 else set()))
+        bos, eos = api.llama_vocab_bos(vocab), api.llama_vocab_eos(vocab)
+        self.bos_id = bos if bos >= 0 and (says_bos or bos in self._control) else None
+        self.eos_id = eos if eos >= 0 and (says_eos or eos in self._control) else None
+        self.add_bos = self.bos_id is not None and bool(api.llama_vocab_get_add_bos(vocab))
+        self.stop_ids = frozenset(ends | ({self.eos_id} if self.eos_id is not None else set()))
         for id in control + marked:
             text = self._piece(id, special=True).decode("utf-8", "replace")
             if id in self._control or (text.startswith("<") and text.endswith(">")):

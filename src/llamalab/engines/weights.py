@@ -43,7 +43,8 @@ class Weights:
         self.path = path
         self.header = header
         self.model = model
-        self.vocabulary = Vocabulary(api.llama_model_get_vocab(model))
+        says_bos, says_eos = (self.meta(f"tokenizer.ggml.{name}_token_id") is not None for name in ("bos", "eos"))
+        self.vocabulary = Vocabulary(api.llama_model_get_vocab(model), says_bos=says_bos, says_eos=says_eos)
         self.users = 0
         self._key = key
         self._compiler: Compiler | None = None
