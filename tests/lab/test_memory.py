@@ -286,7 +286,7 @@ def test_a_70b_is_estimated_without_its_weights(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"n_ctx": 0}, "n_ctx must be 1 or more, not 0"),
-        ({"n_ctx": 5000}, "n_ctx=5000 is more than the 2048 tokens"),
+        ({"n_ctx": 9000}, "n_ctx=9000 is more than 4 times the 2048 tokens"),
         ({"n_seq": 0}, "n_seq must be 1 or more"),
         ({"kv_type": "q3_0"}, "kv_type must be one of"),
         ({"kv_type": "q8_0", "flash_attn": False}, "needs flash attention"),
