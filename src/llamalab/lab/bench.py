@@ -22,7 +22,7 @@ from typing import Any, Literal
 from llamalab.checkpoints.locate import locate
 from llamalab.engines import machine, provider_of, split_spec
 from llamalab.errors import ConfigError, EngineError, LlamalabError
-from llamalab.lab.bench_child import CHUNK
+from llamalab.lab.bench_child import LATE
 
 RUNTIMES = {"llama_cpp": "llama-cpp-python", "jax": "jaxlib", "transformers": "torch", "meta": "torch"}
 """Provider to the package whose version decides how fast it is."""
@@ -78,7 +78,7 @@ class Setup:
         Raises:
             ConfigError: the options say less than that.
         """
-        spare = 2 if self.provider == "llama_cpp" else 2 + self.n_seq * max(-(-t.depth // CHUNK) for t in self.tests)
+        spare = 2 if self.provider == "llama_cpp" else 2 + LATE * (self.n_seq - 1)
         needed = max(test.depth + test.tokens for test in self.tests) + spare
         given: int = self.options.get("n_ctx", needed)
         if given < needed:
@@ -282,6 +282,7 @@ def _records(setup: Setup) -> Iterator[dict[str, Any]]:
         "spec": setup.spec,
         "options": setup.engine_options,
         "n_seq": setup.n_seq,
+        "caches": setup.provider == "llama_cpp",
         "repetitions": setup.repetitions,
         "tests": [{"kind": test.kind, "tokens": test.tokens, "depth": test.depth} for test in setup.tests],
     }

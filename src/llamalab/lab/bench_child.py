@@ -6,7 +6,6 @@ A request comes as JSON on standard input; records go as JSON lines to standard 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -20,8 +19,8 @@ from llamalab.engines import load
 from llamalab.engines.machine import peak_memory
 from llamalab.errors import EngineError, LlamalabError
 
-CHUNK = 512
-"""Tokens of a prompt that an engine computes at a time, at least: while others still read, the first ones write."""
+LATE = 32
+"""Tokens that the first requests write while another one is read, at most, in an engine that keeps no prompts."""
 
 
 def main() -> None:
@@ -40,7 +39,7 @@ def measured(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Load the model and run the tests.
 
     Args:
-        request: `spec`, `options`, `n_seq`, `repetitions` and `tests` of a `Setup`.
+        request: `spec`, `options`, `n_seq`, `caches`, `repetitions` and `tests` of a `Setup`.
 
     Yields:
         {"loaded": ...}, then {"test": its number, "rates": ..., "first_token": ...} for each, then {"peak_bytes": ...}.
@@ -56,7 +55,7 @@ def measured(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         "size_bytes": info.size_bytes,
         "path": info.path,
     }
-    bench = Bench(engine, n_seq=request["n_seq"], caches=bool(request["options"].get("cache_prompts")))
+    bench = Bench(engine, n_seq=request["n_seq"], caches=request["caches"])
     for number, test in enumerate(request["tests"]):
         run = bench.prompt if test["kind"] == "prompt" else bench.generation
         # One round more than asked: what is compiled, read from disk or cached by the first is not counted.
@@ -73,7 +72,7 @@ class Bench:
     Args:
         engine: with room for `n_seq` requests at once.
         n_seq: requests at once.
-        caches: the engine keeps prompts, so a depth is computed once.
+        caches: the engine keeps prompts, so a depth is computed once, and all requests begin to write at once.
     """
 
     def __init__(self, engine: Engine, *, n_seq: int, caches: bool) -> None:
@@ -98,7 +97,7 @@ class Bench:
 
     def generation(self, tokens: int, depth: int) -> tuple[float, None]:
         """Tokens per second over all requests, counted while all of them write."""
-        late = 0 if self._caches else self._n_seq * math.ceil(depth / CHUNK)
+        late = 0 if self._caches else LATE * (self._n_seq - 1)
         params = SamplingParams(temperature=0, max_tokens=tokens + late + 1, ignore_eos=True)
         times: list[list[float]] = [[] for _ in range(self._n_seq)]
         for event in self._engine.generate([GenerateRequest(ids, params) for ids in self._begun(max(1, depth))]):
