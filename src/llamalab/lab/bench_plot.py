@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamalab.errors import ConfigError
 from llamalab.lab.bench import Result
+from llamalab.lab.picture import new_figure, save
 
 _AXES: Sequence[tuple[str, Callable[[Result], int | None]]] = (
     ("tokens before", lambda result: result.depth),
@@ -24,14 +24,8 @@ def plot(results: Sequence[Result], path: Path) -> None:
     Raises:
         ConfigError: matplotlib is missing, or it cannot write a file of that kind there.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            f"A picture needs matplotlib ({error}). Install it with: pip install 'llamalab[plot]'"
-        ) from error
     kinds = [kind for kind in _TITLES if any(result.kind == kind for result in results)]
-    figure = Figure(figsize=(4.8 * len(kinds), 4), layout="constrained")
+    figure = new_figure(4.8 * len(kinds), 4)
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
         _draw(axes, [result for result in results if result.kind == kind])
@@ -39,10 +33,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
         axes.set_ylabel("tokens/s")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3, axis="y")
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The picture {path} cannot be written: {error}.") from error
+    save(figure, path)
 
 
 def _draw(axes: Any, results: Sequence[Result]) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llamalab.errors import ConfigError
 from llamalab.lab.memory import ModelMemory
 from llamalab.lab.memory_budget import last_without_flash
 from llamalab.lab.memory_estimate import Estimate
+from llamalab.lab.picture import new_figure, save
 
 _SHORTEST = 512
 _GIB = 2**30
@@ -54,13 +54,7 @@ def plot(estimates: Sequence[Estimate], path: Path, *, budget: int | None = None
     Raises:
         ConfigError: matplotlib is missing, or it cannot write a file of that kind there.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            f"A picture needs matplotlib ({error}). Install it with: pip install 'llamalab[plot]'"
-        ) from error
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure = new_figure(9, 4.5)
     axes = figure.subplots()
     lengths = [estimate.setting.n_ctx for estimate in estimates]
     stacks = [_stack(estimate) for estimate in estimates]
@@ -85,10 +79,7 @@ def plot(estimates: Sequence[Estimate], path: Path, *, budget: int | None = None
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], fontsize=8, loc="upper left")
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The picture {path} cannot be written: {error}.") from error
+    save(figure, path)
 
 
 def _stack(estimate: Estimate) -> dict[str, int]:

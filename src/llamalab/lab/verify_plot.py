@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llamalab.errors import ConfigError
 from llamalab.lab.comparison import Comparison
+from llamalab.lab.picture import new_figure, save
 from llamalab.lab.verify import Verdict
 
 _FLOOR = 1e-9
@@ -20,13 +20,7 @@ def plot(verdict: Verdict, path: Path) -> None:
     Raises:
         ConfigError: matplotlib is missing, or it cannot write a file of that kind there.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            f"A picture needs matplotlib ({error}). Install it with: pip install 'llamalab[plot]'"
-        ) from error
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure = new_figure(9, 4.5)
     axes = figure.subplots()
     for number, comparison in enumerate(verdict.comparisons):
         _draw(axes, comparison, f"C{number}")
@@ -37,10 +31,7 @@ def plot(verdict: Verdict, path: Path) -> None:
     axes.set_title(f"{verdict.comparisons[0].a} against {verdict.comparisons[0].b}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The picture {path} cannot be written: {error}.") from error
+    save(figure, path)
 
 
 def _draw(axes: object, comparison: Comparison, colour: str) -> None:
