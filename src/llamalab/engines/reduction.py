@@ -19,6 +19,8 @@ from llamalab.errors import EngineError
 
 Array = np.ndarray[Any, Any]
 
+_BINS, _BINS_PER_NAT = 4096, np.float32(128)  # of the logits of a row, downwards from the largest
+
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
@@ -75,16 +77,17 @@ def reduce(logits_RV: Array, tokens_R: Array, decodings: Sequence[Decoding] = ()
 
 def _decoded(below_V: Array, token: int, decoding: Decoding, room_V: Array) -> float:
     """Log probability of a token under a sampler, given logits less the largest; `room_V` is written over."""
-    if not decoding.truncates:
-        np.divide(below_V, np.float32(decoding.temperature), out=room_V)
-        np.exp(room_V, out=room_V)
-        return float(below_V[token]) / decoding.temperature - math.log(float(room_V.sum(dtype=np.float64)))
-    first = decoding.temperature if decoding.order == "temperature_first" else 1.0
-    kept = support(below_V / np.float32(first), decoding)
-    if not kept[token]:
-        return -math.inf
-    left = below_V[kept] / np.float32(decoding.temperature)
-    return float(below_V[token]) / decoding.temperature - _log_sum(left)
+    kept_V: Array | None = None
+    if decoding.truncates:
+        first = decoding.temperature if decoding.order == "temperature_first" else 1.0
+        kept_V = support(below_V / np.float32(first), decoding)
+        if not kept_V[token]:
+            return -math.inf
+    np.divide(below_V, np.float32(decoding.temperature), out=room_V)
+    np.exp(room_V, out=room_V)
+    if kept_V is not None:
+        np.multiply(room_V, kept_V, out=room_V)
+    return float(below_V[token]) / decoding.temperature - math.log(float(room_V.sum(dtype=np.float64)))
 
 
 def support(logits_V: Array, decoding: Decoding) -> Array:
@@ -101,12 +104,7 @@ def support(logits_V: Array, decoding: Decoding) -> Array:
     if 0 < decoding.top_k < size:
         kept_V = _most_probable(logits_V, decoding.top_k)
     if decoding.top_p < 1:
-        sorted_V = -np.sort(-logits_V[kept_V])
-        mass = np.exp(sorted_V - sorted_V[0]).astype(np.float64)
-        reached = np.cumsum(mass) >= decoding.top_p * mass.sum()
-        if reached.any():
-            # Of what top-k has left, the most probable are the most probable of all.
-            kept_V = _most_probable(logits_V, int(reached.argmax()) + 1)
+        kept_V = _nucleus(logits_V, kept_V, decoding.top_p)
     if decoding.min_p > 0:
         kept_V &= logits_V >= logits_V[kept_V].max() + math.log(decoding.min_p)
     return kept_V
@@ -123,9 +121,24 @@ def _most_probable(logits_V: Array, count: int) -> Array:
     return kept_V
 
 
-def _log_sum(values: Array) -> float:
-    """log(sum(exp(values))) of values of at most 0."""
-    return math.log(float(np.exp(values).sum(dtype=np.float64)))
+def _nucleus(logits_V: Array, left_V: Array, p: float) -> Array:
+    """The smallest set of most probable tokens whose mass reaches `p` of what is left, as booleans, (V,).
+
+    Of equals the lower ids come first. Tokens are put into bins by their logit, and only the bin in which the mass is
+    reached is sorted: all of them would take several times as long.
+    """
+    below_V = logits_V.max() - logits_V
+    mass_V = np.multiply(np.exp(-below_V), left_V, dtype=np.float64)
+    bins_V = np.minimum(below_V * _BINS_PER_NAT, _BINS - 1).astype(np.intp)
+    reached = np.cumsum(np.bincount(bins_V, mass_V, _BINS))
+    wanted = p * reached[-1]
+    edge = int(np.argmax(reached >= wanted))
+    kept_V: Array = left_V & (bins_V < edge)
+    inside = np.flatnonzero(left_V & (bins_V == edge))
+    inside = inside[np.argsort(below_V[inside], kind="stable")]
+    so_far = (reached[edge - 1] if edge else 0.0) + np.cumsum(mass_V[inside])
+    kept_V[inside[: int(np.count_nonzero(so_far < wanted)) + 1]] = True
+    return kept_V
 
 
 def joined(parts: Sequence[Reduced], decodings: Sequence[Decoding]) -> Reduced:
