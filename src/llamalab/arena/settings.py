@@ -194,16 +194,14 @@ class ArenaConfig:
 
     def at(self, place: str) -> str:
         """Where a setting stands, for a message: file, line and name; of one that is left out, the nearest above it."""
-        above = place
-        while above and above not in self.lines:
-            above = above.rpartition(".")[0]
-        line = f", line {self.lines[above]}" if above else ""
-        return f"{self.path}{line}, {place}"
+        return at(self.path, self.lines, place)
 
     def record(self) -> dict[str, Any]:
         """Everything that decides what comes out, as JSON can say it; neither paths of output nor lines."""
         return {
-            "policies": {name: {**_plain(policy), **_plain(self.writing[name])} for name, policy in self.policies.items()},
+            "policies": {
+                name: {**_plain(policy), **_plain(self.writing[name])} for name, policy in self.policies.items()
+            },
             "base": self.base,
             "targets": list(self.targets),
             "clone": self.clone,
@@ -214,6 +212,17 @@ class ArenaConfig:
             "estimators": _plain(self.estimators),
             "candidates": _plain(self.candidates),
         }
+
+
+def at(path: Path, lines: Mapping[str, int], place: str) -> str:
+    """Where a setting stands: file, line, dotted name. Line 0 is the command line."""
+    above = place
+    while above and above not in lines:
+        above = above.rpartition(".")[0]
+    line = lines.get(above)
+    if line == 0:
+        return f"the command line, {place}"
+    return f"{path}, {place}" if line is None else f"{path}, line {line}, {place}"
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llamalab.engine import Decoding
@@ -18,6 +17,7 @@ from llamalab.engines.options import Options, nearest, parse_options
 from llamalab.engines.request import check_decoding
 from llamalab.errors import ConfigError, ModelFileError, ProviderError
 from llamalab.scoring.endpoint import PROVIDERS as ENDPOINTS
+from llamalab.scoring.settings_file import read_settings
 
 REMOTE_PROVIDERS = tuple(ENDPOINTS)
 """Providers whose models run elsewhere; "openai" is any endpoint of that shape (vLLM, llama-server, ...)."""
@@ -136,14 +136,7 @@ def load_policies(path: Path) -> dict[str, Policy]:
         ProviderError: no such provider.
     """
     path = path.expanduser()
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {_at_line(error)}.") from error
+    content = read_settings(path)
     policies = content.get("policies") if isinstance(content, dict) else None
     if not isinstance(policies, dict) or not policies:
         raise ConfigError(f"{path} has no policies: they stand under the key 'policies', each with a name of its own.")
@@ -216,24 +209,3 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(_frozen, value))
     return os.path.expanduser(os.fspath(value)) if isinstance(value, str | os.PathLike) else value  # noqa: PTH111
-
-
-class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """YAML in which a name given twice is an error: the second would silently take the first one's place."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As the loader has it, after a look for names that occur twice."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            if key.tag != "tag:yaml.org,2002:merge" and name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{name!r} is given twice", key.start_mark)
-            seen.add(name)
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        return found
-
-
-def _at_line(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    return problem if mark is None else f"line {mark.line + 1}: {problem}"
