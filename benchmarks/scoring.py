@@ -2,7 +2,7 @@
 
     python benchmarks/scoring.py                      # both; some 20 minutes on two cores, 6 GB of memory
     python benchmarks/scoring.py --model pico --quick
-    python benchmarks/scoring.py --reference PYTHON   # a Python that has lm-eval, transformers and torch: one arm more
+    python benchmarks/scoring.py --reference PYTHON   # a Python that has lm-eval, transformers and torch: two arms more
     python benchmarks/scoring.py --json > result.json
 
 Arms take turns in each round; figures are medians, ratios are medians of the ratios round by round. The slowest arms,
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ import numpy as np
 import synthetic
 from llamalab.checkpoints.locate import PICO
 from llamalab.engine import Decoding, ScoreRequest
-from llamalab.engines import machine
+from llamalab.engines import load, machine
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.engines.native import api
 from llamalab.engines.scorer import decode_rows, score_window, strict_options
@@ -190,6 +191,15 @@ class Bench:
         times = json.loads(done.stdout.strip().splitlines()[-1])["seconds"]
         ours = [seconds(lambda: self._score(1)) for _ in times]
         self._add("1 response", ours, "lm-eval, transformers in float32", times, "lm-eval")
+        self._add("1 response, JAX in float32", self._jax(len(times)), "the same", times, None)
+
+    def _jax(self, rounds: int) -> list[float]:
+        """Seconds of the JAX engine on the same file, widened to float32; the first round compiles."""
+        with closing(load(f"jax:{self.path}", n_ctx=N_CTX, n_seq=1)) as engine:
+            return [
+                seconds(lambda: engine.score([ScoreRequest(self._ids(PROMPT), self._ids(RESPONSE))]))
+                for _ in range(rounds + 1)
+            ][1:]
 
     def _peak(self) -> int:
         """MiB that a process takes which scores at 4,096 tokens, less the file, the KV cache and an idle process."""
