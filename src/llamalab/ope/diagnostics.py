@@ -6,7 +6,20 @@ where they refuse it, stands in `ope/gates.py`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+from scipy.special import expit
+
+from llamalab.errors import InputError
+from llamalab.ope.study import FloatArray, IntArray, Study
+
+_BINS = 20  # of judge scores
+_TAIL = 0.05  # share of weights that the tail index is of
+_LARGEST_EXPONENT = 300.0  # the squares of such weights are still float64
+_EXACT = 1e-9  # a standard error below it is rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +72,149 @@ class Diagnostics:
     bennett_z: float | None
     typicality: float | None
     failure_rate: float
+
+
+def diagnose(
+    study: Study,
+    policy: str,
+    *,
+    failure_rate: float = 0.0,
+    surprisal: FloatArray | None = None,
+) -> Diagnostics:
+    """What the logged responses, and the fresh draws if there are any, say about estimates of `policy`.
+
+    Args:
+        study: n logged responses.
+        policy: one of its targets.
+        failure_rate: share of rows that were left out of the study because they have no number.
+        surprisal: (n,) nats per token of each response under the target, +inf outside its support; None: not known.
+
+    Raises:
+        InputError: an unknown policy.
+
+    Source: Kong 1992 (ess); Hill 1975; Bennett 1976, eq. 6; Bhattacharyya 1943.
+    """
+    if policy not in study.log_ratio:
+        raise InputError(f"There is no target policy {policy!r}; the study has {', '.join(study.policies)}.")
+    log_ratio = study.log_ratio[policy]
+    inside = np.isfinite(log_ratio)
+    found = log_ratio[inside]
+    weights = raw_weights(log_ratio)
+    relative = _relative(log_ratio)
+    total = float(relative.sum())
+    shares = np.sort(relative)[::-1] / total if total > 0 else None
+    ess = ess_share(log_ratio)
+    spread = float(found.std(ddof=1)) if found.size > 1 else None
+    mean, error = _mean_and_error(weights, study.prompt)
+    return Diagnostics(
+        policy=policy,
+        n=study.n,
+        prompts=len(np.unique(study.prompt)),
+        ess=ess,
+        n_ess=ess * study.n,
+        ess_calibrated=None if shares is None else _calibrated_ess(study.judge, relative),
+        largest_share=None if shares is None else float(shares[0]),
+        largest_ten_share=None if shares is None else float(shares[:10].sum()),
+        hill=tail_index(log_ratio),
+        median_log_ratio=float(np.median(found)) if found.size else None,
+        log_ratio_sd=spread,
+        lognormal_ess=None if spread is None else math.exp(-(spread**2)),
+        mean_weight=mean,
+        mean_weight_z=None if error is None else (mean - 1.0) / max(error, _EXACT),
+        outside_support=float(1.0 - inside.mean()),
+        share_equal=float((log_ratio == 0.0).mean()),
+        largest_gap=float(np.abs(found).max()) if found.size else None,
+        judge_overlap=_judge_overlap(study, policy),
+        bennett_z=_bennett(study, policy),
+        typicality=None if surprisal is None or shares is None else _typicality(surprisal, relative),
+        failure_rate=failure_rate,
+    )
+
+
+def raw_weights(log_ratio: FloatArray) -> FloatArray:
+    """(n,) exp(log ratio), held below what overflows when squared."""
+    return np.exp(np.minimum(log_ratio, _LARGEST_EXPONENT))
+
+
+def ess_share(log_ratio: FloatArray) -> float:
+    """(sum w)^2 / sum w^2 over n, in (0, 1]; 0 where every weight is 0."""
+    relative = _relative(log_ratio)
+    squares = float((relative**2).sum())
+    return float(relative.sum()) ** 2 / squares / len(relative) if squares > 0 else 0.0
+
+
+def tail_index(log_ratio: FloatArray) -> float | None:
+    """Hill's estimate from the 5% largest weights: P(w > x) falls as x^-this; 2 or below: no finite variance.
+
+    Returns:
+        None where it says nothing: fewer than 5 weights in the tail, equal ones, or zeros among them.
+    """
+    count = math.ceil(_TAIL * len(log_ratio))
+    if count < 5:
+        return None
+    largest = np.sort(log_ratio)[::-1][: count + 1]
+    if not np.isfinite(largest[-1]):
+        return None
+    excess = float((largest[:-1] - largest[-1]).sum())
+    return count / excess if excess > _EXACT else None
+
+
+def _relative(log_ratio: FloatArray) -> FloatArray:
+    """(n,) weights divided by the largest; all 0 where none is positive."""
+    largest = log_ratio.max()
+    return np.exp(log_ratio - largest) if np.isfinite(largest) else np.zeros_like(log_ratio)
+
+
+def _mean_and_error(values: FloatArray, cluster: IntArray) -> tuple[float, float | None]:
+    """A mean, and its standard error clustered by prompt; None for fewer than two prompts."""
+    mean = float(values.mean())
+    sums = np.bincount(cluster, weights=values - mean)
+    return mean, _error(sums[np.unique(cluster)] / len(values))
+
+
+def _error(sums: FloatArray) -> float | None:
+    """Standard error of a sum of (G,) independent contributions with mean zero; None for fewer than two."""
+    count = len(sums)
+    return math.sqrt(count / (count - 1) * float((sums**2).sum())) if count > 1 else None
+
+
+def _calibrated_ess(judge: FloatArray, relative: FloatArray) -> float:
+    """ESS of E[w|S], by the isotonic regression, rising or falling, that fits the weights better."""
+    _, group = np.unique(judge, return_inverse=True)
+    count = np.bincount(group).astype(np.float64)
+    mean = np.bincount(group, weights=relative) / count
+    fits = [isotonic_regression(mean, weights=count, increasing=rising).x for rising in (True, False)]
+    errors = [float((count * (fit - mean) ** 2).sum()) for fit in fits]
+    fitted = fits[int(np.argmin(errors))]
+    return float((count * fitted).sum() ** 2 / (count * fitted**2).sum() / count.sum())
+
+
+def _judge_overlap(study: Study, policy: str) -> float | None:
+    draws = study.draws.get(policy)
+    if draws is None or not len(draws.judge):
+        return None
+    base, target = (
+        np.histogram(scores, bins=_BINS, range=study.judge_range)[0] / len(scores)
+        for scores in (study.judge, draws.judge)
+    )
+    return float(np.sqrt(base * target).sum())
+
+
+def _bennett(study: Study, policy: str) -> float | None:
+    """E_base[w/(1+w)] - E_target[1/(1+w)] over its standard error, clustered by the prompts that both sides share."""
+    draws = study.draws.get(policy)
+    if draws is None or draws.log_ratio is None or not len(draws.judge):
+        return None
+    base, target = expit(study.log_ratio[policy]), expit(-draws.log_ratio)
+    sums = np.bincount(study.prompt, weights=base - base.mean(), minlength=study.n_prompts) / len(base)
+    sums -= np.bincount(draws.prompt, weights=target - target.mean(), minlength=study.n_prompts) / len(target)
+    error = _error(sums)
+    return None if error is None else float(base.mean() - target.mean()) / max(error, _EXACT)
+
+
+def _typicality(surprisal: FloatArray, relative: FloatArray) -> float:
+    """Share of rows whose surprisal per token is at most its weighted 90% quantile: as the target's own mostly are."""
+    order = np.argsort(surprisal, kind="stable")
+    below = np.cumsum(relative[order]) / relative.sum()
+    quantile = surprisal[order][min(int(np.searchsorted(below, 0.9)), len(order) - 1)]
+    return float((surprisal <= quantile).mean())
