@@ -1,12 +1,58 @@
-"""When an estimate may be shown. Every threshold stands here, with its meaning, and nowhere else."""
+"""When an estimate may be shown. Every threshold stands here, with its meaning, and nowhere else.
+
+All are on raw weights. Weights that were smoothed over the judge score look well even where nothing is known: their ESS
+of 99% may only mean that the estimate is the base's own mean.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from llamalab.ope.diagnostics import Diagnostics
+from llamalab.ope.estimators import Estimate
+
 State: TypeAlias = Literal["SHOWN", "CAUTION", "REFUSED"]
 """SHOWN: a headline number. CAUTION: the diagnostics, but no headline number. REFUSED: neither; what would help."""
+
+ESS_SHOWN = 0.30
+"""ESS/n from which an estimate is shown: below, a tenth of the rows may decide it and its interval is too short."""
+
+ESS_CAUTION = 0.10
+"""ESS/n below which it is refused: the rows that would count most are probably not in the log at all."""
+
+N_ESS_SHOWN = 100.0
+"""Rows that the weighted ones are worth, from which the normal approximation behind an interval holds."""
+
+N_ESS_CAUTION = 30.0
+"""The same below which nothing is said."""
+
+FAILURES_REFUSED = 0.01
+"""Share of rows without a number above which it is refused: responses that cannot be scored are not a random few."""
+
+Z_REFUSED = 3.0
+"""Standard errors by which what must be 1 (mean weight) or 0 (Bennett's identity) may be off."""
+
+HILL_HEAVY = 2.0
+"""Tail index at or below which weights have no finite variance; shown, never refusing: it is too uncertain itself."""
+
+MEANING: Mapping[str, str] = {
+    "ips": "The mean of weight times outcome. Unbiased, but it needs a mean weight near 1: one heavy row moves it.",
+    "snips": "The weighted mean. It never leaves the outcome's range, so it looks sensible even where a single row "
+    "decides it: only the ESS tells.",
+    "calibrated_ips": "Weights smoothed over the judge score. It varies less; where raw weights say nothing it returns "
+    "the base's own mean, so the gates look at the raw ones.",
+    "dr": "Fresh draws, corrected by weighted residuals. The draws carry most of it, but the correction is only as "
+    "good as the weights.",
+    "stacked": "The mix of the others with the least variance. It is as good as they are, so their gates are its own.",
+}
+"""What the gates mean for each estimator."""
+
+_ROUNDING = 1e-9  # of the range
+
+_ORDER: Mapping[State, int] = {"SHOWN": 0, "CAUTION": 1, "REFUSED": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +60,7 @@ class Reason:
     """One gate that an estimate did not pass.
 
     Attributes:
-        gate: its name: ess, n_ess, raw_ips, failures, mean_weight, bennett, labels.
+        gate: its name: ess, n_ess, raw_ips, failures, mean_weight or bennett.
         value: what was found.
         threshold: what it is held against.
         sentence: what that means, in words and with the numbers.
@@ -39,3 +85,107 @@ class Verdict:
 
     state: State
     reasons: tuple[Reason, ...] = ()
+
+
+def judge_gates(
+    diagnostics: Diagnostics, estimates: Sequence[Estimate], ranges: Mapping[str, tuple[float, float]]
+) -> Verdict:
+    """Whether the estimates of a policy may be shown.
+
+    Args:
+        diagnostics: of the policy.
+        estimates: of the same policy; its raw IPS is looked at, on each scale.
+        ranges: least and largest outcome, by scale.
+    """
+    found = [
+        *_ess(diagnostics),
+        *_raw_ips(diagnostics, estimates, ranges),
+        *_failures(diagnostics),
+        *_identities(diagnostics),
+    ]
+    if not found:
+        return Verdict("SHOWN")
+    found.sort(key=lambda each: -_ORDER[each[0]])
+    return Verdict(found[0][0], tuple(reason for _, reason in found))
+
+
+def _ess(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
+    found = []
+    n, ess, n_ess = diagnostics.n, diagnostics.ess, diagnostics.n_ess
+    nearer = "Ask about a policy nearer the base, let a policy nearer this one write the responses"
+    if ess < ESS_SHOWN:
+        sentence = (
+            f"The {n:,} rows are worth {n_ess:.3g} of the policy's own ({_percent(ess)}); an estimate needs "
+            f"{_percent(ESS_SHOWN)}. Its typical responses are hardly in the log."
+        )
+        remedy = (
+            f"{nearer}, or give it fresh draws and read the direct estimate. More rows like these do not help."
+        )
+        state: State = "REFUSED" if ess < ESS_CAUTION else "CAUTION"
+        found.append((state, Reason("ess", ess, ESS_SHOWN, sentence, remedy)))
+    if n_ess < N_ESS_SHOWN:
+        sentence = f"The rows are worth {n_ess:.3g} of the policy's own; an interval needs {N_ESS_SHOWN:g}."
+        remedy = f"{nearer}, or give it fresh draws and read the direct estimate."
+        if ess >= ESS_SHOWN:
+            remedy = f"Log about {math.ceil(1.1 * N_ESS_SHOWN / ess):,} rows: at this overlap they are enough."
+        state = "REFUSED" if n_ess < N_ESS_CAUTION else "CAUTION"
+        found.append((state, Reason("n_ess", n_ess, N_ESS_SHOWN, sentence, remedy)))
+    return found
+
+
+def _raw_ips(
+    diagnostics: Diagnostics, estimates: Sequence[Estimate], ranges: Mapping[str, tuple[float, float]]
+) -> list[tuple[State, Reason]]:
+    found: list[tuple[State, Reason]] = []
+    for estimate in estimates:
+        if estimate.estimator != "ips" or estimate.policy != diagnostics.policy:
+            continue
+        low, high = ranges[estimate.scale]
+        slack = _ROUNDING * (high - low)
+        if low - slack <= estimate.value <= high + slack:
+            continue
+        sentence = (
+            f"The raw weighted mean is {estimate.value:.3g} on the {estimate.scale}'s scale, where {low:g} to {high:g} "
+            f"is possible: the weights do not average 1 (their mean is {diagnostics.mean_weight:.3g})."
+        )
+        remedy = "Check that the scorer of base and target is the model, template and sampler that generated; then ESS."
+        threshold = high if estimate.value > high else low
+        found.append(("REFUSED", Reason("raw_ips", estimate.value, threshold, sentence, remedy)))
+    return found[:1]
+
+
+def _failures(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
+    rate = diagnostics.failure_rate
+    if rate <= FAILURES_REFUSED:
+        return []
+    sentence = (
+        f"{_percent(rate)} of the rows have no log probability or no judge score; above {_percent(FAILURES_REFUSED)} "
+        "what is left is another population."
+    )
+    remedy = "See the types of errors in the report, mend their cause and run again: rows that are done are kept."
+    return [("REFUSED", Reason("failures", rate, FAILURES_REFUSED, sentence, remedy))]
+
+
+def _identities(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
+    """What holds for any two policies, whatever their outcomes, if the log probabilities are right."""
+    found: list[tuple[State, Reason]] = []
+    remedy = "Check that the scorer of base and target is the model file, template and sampler that generated."
+    z = diagnostics.mean_weight_z
+    if z is not None and abs(z) > Z_REFUSED and diagnostics.n_ess >= N_ESS_SHOWN:
+        sentence = (
+            f"The mean weight is {diagnostics.mean_weight:.4g} and must be 1: it is {abs(z):.3g} standard errors off, so "
+            "the log probabilities are not those of the distribution that the responses came from."
+        )
+        found.append(("REFUSED", Reason("mean_weight", z, Z_REFUSED, sentence, remedy)))
+    z = diagnostics.bennett_z
+    if z is not None and abs(z) > Z_REFUSED:
+        sentence = (
+            "Base responses and fresh draws disagree about how much the two policies overlap (Bennett's identity) by "
+            f"{abs(z):.3g} standard errors: one of them did not come from the policy that scores it."
+        )
+        found.append(("REFUSED", Reason("bennett", z, Z_REFUSED, sentence, remedy)))
+    return found
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"
