@@ -118,9 +118,7 @@ def _ess(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
             f"The {n:,} rows are worth {n_ess:.3g} of the policy's own ({_percent(ess)}); an estimate needs "
             f"{_percent(ESS_SHOWN)}. Its typical responses are hardly in the log."
         )
-        remedy = (
-            f"{nearer}, or give it fresh draws and read the direct estimate. More rows like these do not help."
-        )
+        remedy = f"{nearer}, or give it fresh draws and read the direct estimate. More rows like these do not help."
         state: State = "REFUSED" if ess < ESS_CAUTION else "CAUTION"
         found.append((state, Reason("ess", ess, ESS_SHOWN, sentence, remedy)))
     if n_ess < N_ESS_SHOWN:
@@ -173,8 +171,8 @@ def _identities(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
     z = diagnostics.mean_weight_z
     if z is not None and abs(z) > Z_REFUSED and diagnostics.n_ess >= N_ESS_SHOWN:
         sentence = (
-            f"The mean weight is {diagnostics.mean_weight:.4g} and must be 1: it is {abs(z):.3g} standard errors off, so "
-            "the log probabilities are not those of the distribution that the responses came from."
+            f"The mean weight is {diagnostics.mean_weight:.4g} and must be 1: it is {abs(z):.3g} standard errors off, "
+            "so the log probabilities are not those of the distribution that the responses came from."
         )
         found.append(("REFUSED", Reason("mean_weight", z, Z_REFUSED, sentence, remedy)))
     z = diagnostics.bennett_z
