@@ -1,0 +1,208 @@
+"""Logged data and fresh draws in the layout of the library CJE, read and written.
+
+`logged_data.jsonl` holds one response of the base a line: `prompt`, `response`, `base_policy_logprob`,
+`target_policy_logprobs` by name, `judge_score`, `oracle_label` on some, `metadata.prompt_id`. Beside it may stand
+`fresh_draws/POLICY_responses.jsonl`: `prompt_id`, `prompt`, `response`, `judge_score`, `draw_idx`, and on some
+`oracle_label`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llamalab.arena.jsonl import Line, read_lines
+from llamalab.arena.run_rows import JUDGE, DrawRow, LoggedRow, RunRows
+from llamalab.errors import InputError
+from llamalab.scoring.rows import as_line
+
+LOGGED = "logged_data.jsonl"
+DRAWS = "fresh_draws"
+
+_BASE = "base"
+_CLONE = re.compile(r"(pi_)?clone")
+_SUFFIX = "_responses.jsonl"
+_UNIT = (0.0, 1.0)
+
+
+def read_cje(folder: Path) -> RunRows:
+    """A folder with `logged_data.jsonl`, and `fresh_draws` if there are any.
+
+    CJE's layout says neither the ranges of scores and labels nor how labelled rows were chosen. Both ranges are 0 to 1
+    where all values are inside, else from the least value found to the largest; labels are taken for a random draw. The
+    notes of the result say so.
+
+    Raises:
+        InputError: a line cannot be used; it names file, line and field.
+    """
+    path = folder / LOGGED
+    lines = list(read_lines(path))
+    if not lines:
+        raise InputError(f"{path} holds no rows.")
+    targets = tuple(lines[0].object("target_policy_logprobs"))
+    prompts: dict[str, str] = {}
+    rows = _numbered([_logged(line, targets, prompts) for line in lines])
+    draws = {
+        name: tuple(_draw(line, prompts) for line in read_lines(file))
+        for name in targets
+        if (file := folder / DRAWS / f"{name}{_SUFFIX}").is_file()
+    }
+    labelled = sum(row.label is not None for row in rows)
+    judge_range = _range([row.judge for row in rows] + [each.judge for some in draws.values() for each in some])
+    outcome_range = _range([row.label for row in rows]) if labelled else None
+    return RunRows(
+        folder=folder,
+        title=folder.absolute().name,
+        base=_BASE,
+        targets=targets,
+        clone=next((name for name in targets if _CLONE.fullmatch(name)), None),
+        prompts=prompts,
+        rows=tuple(rows),
+        draws=draws,
+        judge_range=judge_range,
+        outcome_range=outcome_range,
+        facts={"data": f"{len(rows):,} logged rows in CJE's layout"},
+        commands=(f"llamalab arena report {folder}",),
+        notes=_notes(labelled, len(rows), judge_range, outcome_range),
+        aa={"how": "not known: the scores came with the data"},
+    )
+
+
+def write_logged(rows: RunRows, path: Path) -> int:
+    """Write the logged rows in CJE's layout; -inf and what has no number is null.
+
+    Returns:
+        How many rows were written: a row without a judge score is none of CJE's.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    return _write(path, (_logged_record(rows, row) for row in rows.rows if row.judge is not None))
+
+
+def write_draws(rows: RunRows, folder: Path) -> None:
+    """Write the fresh draws of each target as `POLICY_responses.jsonl`.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    for name, draws in rows.draws.items():
+        _write(folder / f"{name}{_SUFFIX}", _draw_records(rows, draws))
+
+
+def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
+    count = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for record in records:
+                file.write(as_line(record))
+                count += 1
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    return count
+
+
+def _logged(line: Line, targets: Sequence[str], prompts: dict[str, str]) -> LoggedRow:
+    metadata = line.fields.get("metadata")
+    holder = line if "prompt_id" in line.fields or not isinstance(metadata, dict) else line.part("metadata")
+    prompt_id = holder.text("prompt_id")
+    _remember(line, prompts, prompt_id)
+    under = line.part("target_policy_logprobs")
+    others = sorted(set(under.fields) ^ set(targets))
+    if others:
+        line.refuse(f"the policy {others[0]!r} of 'target_policy_logprobs' is not in every line.")
+    found = {_BASE: line.number_or_none("base_policy_logprob", most=0.0)}
+    found |= {name: under.number_or_none(name, most=0.0) for name in targets}
+    judge = line.number_or_none("judge_score")
+    errors = {name: "missing" for name, value in found.items() if value is None}
+    if judge is None:
+        errors[JUDGE] = "missing"
+    return LoggedRow(
+        response_id=str(line.fields.get("response_id") or line.number),
+        prompt_id=prompt_id,
+        response=line.text("response"),
+        logprobs={name: value for name, value in found.items() if value is not None},
+        judge=judge,
+        label=line.number_or_none("oracle_label"),
+        errors=errors,
+    )
+
+
+def _numbered(rows: list[LoggedRow]) -> list[LoggedRow]:
+    """The rows, with the probability of a label: the share that has one."""
+    share = sum(row.label is not None for row in rows) / len(rows)
+    return [row if row.label is None else replace(row, probability=share) for row in rows]
+
+
+def _draw(line: Line, prompts: dict[str, str]) -> DrawRow:
+    prompt_id = line.text("prompt_id")
+    _remember(line, prompts, prompt_id)
+    judge = line.number_or_none("judge_score")
+    label = line.number_or_none("oracle_label")
+    return DrawRow(
+        prompt_id, judge, label=label, error="missing" if judge is None else None, response=line.text("response")
+    )
+
+
+def _remember(line: Line, prompts: dict[str, str], prompt_id: str) -> None:
+    prompt = line.text("prompt")
+    if prompts.setdefault(prompt_id, prompt) != prompt:
+        line.refuse(f"the prompt_id {prompt_id!r} stands for another prompt in an earlier line.")
+
+
+def _range(values: Sequence[float | None]) -> tuple[float, float]:
+    known = [value for value in values if value is not None]
+    if not known or (min(known) >= _UNIT[0] and max(known) <= _UNIT[1]):
+        return _UNIT
+    return min(known), max(known)
+
+
+def _notes(
+    labelled: int, rows: int, judge_range: tuple[float, float], outcome_range: tuple[float, float] | None
+) -> tuple[str, ...]:
+    notes = [f"Judge scores are taken to lie between {judge_range[0]:g} and {judge_range[1]:g}: the data do not say."]
+    if outcome_range is not None:
+        notes.append(
+            f"{labelled:,} of {rows:,} rows have a label of the oracle, between {outcome_range[0]:g} and "
+            f"{outcome_range[1]:g}. They are taken for a random draw with probability {labelled / rows:.3g}: the data do "
+            "not say."
+        )
+    return tuple(notes)
+
+
+def _logged_record(rows: RunRows, row: LoggedRow) -> dict[str, Any]:
+    record = {
+        "prompt": rows.prompts[row.prompt_id],
+        "response": row.response,
+        "base_policy_logprob": _finite(row.logprobs.get(rows.base)),
+        "target_policy_logprobs": {name: _finite(row.logprobs.get(name)) for name in rows.targets},
+        "metadata": {"prompt_id": row.prompt_id},
+        "response_id": row.response_id,
+        "judge_score": row.judge,
+    }
+    return record if row.label is None else {**record, "oracle_label": row.label}
+
+
+def _draw_records(rows: RunRows, draws: Sequence[DrawRow]) -> Iterator[dict[str, Any]]:
+    seen: dict[str, int] = {}
+    for draw in draws:
+        index = seen[draw.prompt_id] = seen.get(draw.prompt_id, -1) + 1
+        if draw.judge is None:
+            continue
+        record = {
+            "prompt_id": draw.prompt_id,
+            "prompt": rows.prompts[draw.prompt_id],
+            "response": draw.response,
+            "judge_score": draw.judge,
+            "draw_idx": index,
+        }
+        yield record if draw.label is None else {**record, "oracle_label": draw.label}
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value

@@ -1,0 +1,233 @@
+"""The rows of a run folder, as `llamalab arena run` leaves it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llamalab.arena.cje_format import LOGGED, read_cje
+from llamalab.arena.jsonl import Line, read_lines, read_object
+from llamalab.arena.results import TokenRatio
+from llamalab.arena.run_rows import JUDGE, DrawRow, LoggedRow, RunRows
+from llamalab.arena.settings import EstimatorSettings
+from llamalab.errors import InputError
+
+
+def read_run(folder: Path) -> RunRows:
+    """The rows of a folder: one that `llamalab arena run` wrote, or one in CJE's layout.
+
+    Raises:
+        InputError: neither is there, or a line cannot be used; it names file, line and field.
+    """
+    folder = folder.expanduser()
+    if (folder / LOGGED).is_file():
+        return read_cje(folder)
+    if not (folder / "manifest.json").is_file():
+        raise InputError(
+            f"{folder} is no run folder: it has neither manifest.json (of llamalab arena run) nor {LOGGED} "
+            "(CJE's layout). Name the folder that one of them is in."
+        )
+    return _read_folder(folder)
+
+
+def token_ratios(rows: RunRows, policy: str, ids: Iterable[str]) -> dict[str, tuple[TokenRatio, ...]]:
+    """What each token of some responses adds to the log ratio of a policy; rows without token scores are left out."""
+    path, wanted = rows.folder / "logprobs.jsonl", set(ids)
+    if not wanted or not path.is_file():
+        return {}
+    found = {}
+    for line in read_lines(path):
+        if str(line.fields.get("id")) in wanted:
+            policies = line.object("policies")
+            ratios = _ratios(policies.get(rows.base, {}).get("tokens"), policies.get(policy, {}).get("tokens"))
+            if ratios:
+                found[str(line.fields["id"])] = ratios
+    return found
+
+
+def _ratios(base: Any, target: Any) -> tuple[TokenRatio, ...]:
+    """Token by token; empty where the two have other tokens."""
+    if not base or not target or [each["id"] for each in base] != [each["id"] for each in target]:
+        return ()
+    return tuple(
+        TokenRatio(
+            str(ours["text"]),
+            None if ours["logprob"] is None or theirs["logprob"] is None else ours["logprob"] - theirs["logprob"],
+        )
+        for theirs, ours in zip(base, target, strict=True)
+    )
+
+
+def _read_folder(folder: Path) -> RunRows:
+    manifest = read_object(folder / "manifest.json")
+    config = Line(folder / "manifest.json", 1, manifest).part("config")
+    base, targets = config.text("base"), tuple(map(str, config.fields.get("targets", ())))
+    judge_range = _range(config.part("judge"))
+    oracle = config.part("oracle") if config.fields.get("oracle") else None
+    outcome_range = None if oracle is None else _range(oracle)
+    judged = _judged(folder, judge_range)
+    labels = _labels(folder, outcome_range)
+    scores = _scores(folder / "logprobs.jsonl")
+    rows = tuple(_logged(folder, (base, *targets), scores, judged, labels))
+    estimators = config.fields.get("estimators") or {}
+    truth = folder / "truth.json"
+    aa = folder / "aa.json"
+    return RunRows(
+        folder=folder,
+        title=str(manifest.get("title") or folder.absolute().name),
+        base=base,
+        targets=targets,
+        clone=config.fields.get("clone"),
+        prompts={line.text("prompt_id"): _prompt(line) for line in read_lines(folder / "prompts.jsonl")},
+        rows=rows,
+        draws={name: found for name in targets if (found := tuple(_draws(folder, base, name, judged, labels)))},
+        judge_range=judge_range,
+        outcome_range=outcome_range,
+        random_labels=oracle is None or bool(oracle.fields.get("random", True)),
+        settings=EstimatorSettings(**{**estimators, "names": tuple(estimators["names"])} if estimators else {}),
+        truth={str(name): float(value) for name, value in read_object(truth).items()} if truth.is_file() else None,
+        policy_facts=_texts_by_name(manifest.get("policy_facts")),
+        facts=_texts(manifest.get("facts")),
+        commands=tuple(map(str, manifest.get("commands", ()))),
+        notes=tuple(map(str, manifest.get("notes", ()))),
+        aa=read_object(aa) if aa.is_file() else {},
+    )
+
+
+def _logged(
+    folder: Path,
+    policies: tuple[str, ...],
+    scores: Mapping[str, Line],
+    judged: Mapping[str, float | str],
+    labels: Mapping[str, tuple[float, float]],
+) -> Iterator[LoggedRow]:
+    for line in _responses(folder / "responses.jsonl"):
+        id = line.text("response_id")
+        errors: dict[str, str] = {}
+        logprobs, lengths = {}, {}
+        for name in policies:
+            value = _scored(scores.get(id), name)
+            if isinstance(value, str):
+                errors[name] = value
+            else:
+                logprobs[name], lengths[name] = value
+        judge = judged.get(id, "missing")
+        if isinstance(judge, str):
+            errors[JUDGE] = judge
+        label, probability = labels.get(id, (None, None))
+        yield LoggedRow(
+            response_id=id,
+            prompt_id=line.text("prompt_id"),
+            response=line.text("response"),
+            logprobs=logprobs,
+            judge=None if isinstance(judge, str) else judge,
+            label=label,
+            probability=probability,
+            generation=line.number_or_none("logprob", most=0.0),
+            lengths=lengths,
+            errors=errors,
+        )
+
+
+def _draws(
+    folder: Path,
+    base: str,
+    policy: str,
+    judged: Mapping[str, float | str],
+    labels: Mapping[str, tuple[float, float]],
+) -> Iterator[DrawRow]:
+    path = folder / "draws" / f"{policy}.jsonl"
+    if not path.is_file():
+        return
+    scored = path.with_name(f"{policy}.logprobs.jsonl")
+    scores = _scores(scored) if scored.is_file() else {}
+    for line in _responses(path):
+        id = line.text("response_id")
+        judge = judged.get(id, "missing")
+        values = [_scored(scores.get(id), name) for name in (base, policy)]
+        under = [None if isinstance(value, str) else value[0] for value in values]
+        yield DrawRow(
+            prompt_id=line.text("prompt_id"),
+            judge=None if isinstance(judge, str) else judge,
+            base=under[0],
+            target=under[1],
+            label=labels.get(id, (None, None))[0],
+            error=judge if isinstance(judge, str) else None,
+            response=line.text("response"),
+        )
+
+
+def _responses(path: Path) -> Iterator[Line]:
+    """Lines of a file of responses; an id that comes twice is a fault."""
+    seen: dict[str, int] = {}
+    for line in read_lines(path):
+        first = seen.setdefault(line.text("response_id"), line.number)
+        if first != line.number:
+            line.refuse(f"the response_id {line.text('response_id')!r} is that of line {first} too.")
+        yield line
+
+
+def _scores(path: Path) -> dict[str, Line]:
+    return {str(line.fields.get("id")): line.part("policies") for line in read_lines(path)}
+
+
+def _scored(line: Line | None, policy: str) -> tuple[float, int] | str:
+    """Log probability and tokens under a policy; or the type of the error that stands there instead."""
+    if line is None or policy not in line.fields:
+        return "missing"
+    value = line.part(policy)
+    if value.fields.get("error"):
+        return str(value.fields["error"])
+    tokens = int(value.fields.get("n_tokens") or 0)
+    if value.fields.get("out_of_support"):
+        return -math.inf, tokens
+    return value.real("logprob", most=0.0), tokens
+
+
+def _judged(folder: Path, judge_range: tuple[float, float]) -> dict[str, float | str]:
+    """Score by response id, or the type of the error."""
+    found: dict[str, float | str] = {}
+    for line in read_lines(folder / "judged.jsonl"):
+        error = line.fields.get("error")
+        found[line.text("response_id")] = str(error) if error else line.real("score", *judge_range)
+    return found
+
+
+def _labels(folder: Path, outcome_range: tuple[float, float] | None) -> dict[str, tuple[float, float]]:
+    """(label, probability of having been labelled) by response id."""
+    path = folder / "labels.jsonl"
+    if outcome_range is None or not path.is_file():
+        return {}
+    found = {}
+    for line in read_lines(path):
+        if line.fields.get("error"):
+            continue
+        probability = line.real("probability", 0.0, 1.0)
+        if probability == 0.0:
+            line.refuse("the field 'probability' is 0; a labelled row had a chance to be labelled.")
+        found[line.text("response_id")] = line.real("label", *outcome_range), probability
+    return found
+
+
+def _range(line: Line) -> tuple[float, float]:
+    value = line.fields.get("range")
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(each, int | float) for each in value):
+        line.refuse("the field 'range' must be a list of the least and the largest value.")
+    return float(value[0]), float(value[1])
+
+
+def _prompt(line: Line) -> str:
+    if isinstance(line.fields.get("prompt"), str):
+        return line.text("prompt")
+    messages = line.fields.get("messages") or ()
+    return "\n".join(str(message.get("content", "")) for message in messages)
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {str(name): str(text) for name, text in value.items()} if isinstance(value, dict) else {}
+
+
+def _texts_by_name(value: Any) -> dict[str, dict[str, str]]:
+    return {str(name): _texts(facts) for name, facts in value.items()} if isinstance(value, dict) else {}
