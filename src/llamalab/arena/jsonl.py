@@ -69,8 +69,12 @@ class Line:
         return Line(self.path, self.number, self.object(name))
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """The objects of a file, in order; blank lines are none, and a last line that was cut off in writing is none.
+def read_lines(path: Path, *, growing: bool = True) -> Iterator[Line]:
+    """The objects of a file, in order; blank lines are none.
+
+    Args:
+        path: of the file.
+        growing: it is one that a run writes, so a last line that was cut off is none; else it is an error.
 
     Raises:
         InputError: the file cannot be read, or a line is no JSON object.
@@ -83,7 +87,7 @@ def read_lines(path: Path) -> Iterator[Line]:
                     try:
                         fields = json.loads(line)
                     except (ValueError, RecursionError) as error:
-                        if not content.endswith(b"\n"):
+                        if growing and not content.endswith(b"\n"):
                             return
                         raise InputError(f"{path}, line {number}: not valid JSON ({error}).") from None
                     if not isinstance(fields, dict):

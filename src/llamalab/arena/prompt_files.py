@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llamalab.arena.jsonl import read_lines
 from llamalab.errors import ConfigError, InputError, ProviderError
 
 Place = tuple[Path, int]
@@ -44,47 +44,13 @@ def rows_of(source: str, split: str) -> Iterator[tuple[Place, Mapping[str, Any]]
 def _rows(file: Path) -> Iterator[tuple[Place, Mapping[str, Any]]]:
     kind = file.suffix.lower()
     if kind in JSON_LINES:
-        yield from read_lines(file)
+        yield from (((line.path, line.number), line.fields) for line in read_lines(file, growing=False))
     elif kind == ".csv":
         yield from _csv(file)
     elif kind == ".parquet":
         yield from _parquet(file)
     else:
         raise InputError(f"{file} is no file of prompts that is known here: it ends in none of {', '.join(SUFFIXES)}.")
-
-
-def read_lines(file: Path) -> Iterator[tuple[Place, Mapping[str, Any]]]:
-    """The objects of a file of JSON lines; blank lines are none.
-
-    Raises:
-        InputError: it cannot be read, or a line is no object; names file and line.
-    """
-    try:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if text.strip():
-                    yield (file, number), _object(file, number, text)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}.") from error
-
-
-def _object(file: Path, number: int, line: bytes) -> Mapping[str, Any]:
-    def refuse(name: str) -> None:
-        raise InputError(f"{file}, line {number}: {name} is no JSON number. Write null where there is none.")
-
-    try:
-        found = json.loads(line.decode("utf-8"), parse_constant=refuse)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}, line {number}: not UTF-8 text (byte {error.start}: {error.reason}).") from None
-    except RecursionError:
-        raise InputError(f"{file}, line {number}: nested too deeply.") from None
-    except ValueError as error:
-        said = "each line is one JSON object" if number == 1 else "not valid JSON"
-        raise InputError(f"{file}, line {number}: {said} ({error}).") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{file}, line {number}: each line is one JSON object, not a {type(found).__name__}.")
-    return found
 
 
 def _csv(file: Path) -> Iterator[tuple[Place, Mapping[str, Any]]]:

@@ -187,6 +187,16 @@ def span(
     return Span(tuple(prefix), (*ids, *end), len(end), layout.template, agrees, matches)
 
 
+def prefix_ids(tokens: Tokens, policy: Policy, prompt: str | Sequence[Message]) -> list[int]:
+    """What a response to `prompt` under `policy` is conditioned on: the `prefix_ids` of every span of the two.
+
+    Raises:
+        InputError, TemplateMissing, ConfigError: as `span`.
+    """
+    layout = tokens.layout(policy)
+    return layout.chat.piece_ids(_pieces(layout, policy, prompt))
+
+
 def _pieces(layout: Layout, policy: Policy, prompt: str | Sequence[Message]) -> list[Piece]:
     """The text of the prefix, cut at its control tokens."""
     if isinstance(prompt, str) and not prompt:
