@@ -169,8 +169,8 @@ def _notes(
     if outcome_range is not None:
         notes.append(
             f"{labelled:,} of {rows:,} rows have a label of the oracle, between {outcome_range[0]:g} and "
-            f"{outcome_range[1]:g}. They are taken for a random draw with probability {labelled / rows:.3g}: the data do "
-            "not say."
+            f"{outcome_range[1]:g}. They are taken for a random draw with probability {labelled / rows:.3g}: the data "
+            "do not say."
         )
     return tuple(notes)
 

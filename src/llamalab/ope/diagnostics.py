@@ -10,15 +10,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 from scipy.special import expit
 
 from llamalab.errors import InputError
 from llamalab.ope.study import FloatArray, IntArray, Study
+from llamalab.ope.weights import ess_share, project, raw_weights, score_groups
 
 _BINS = 20  # of judge scores
 _TAIL = 0.05  # share of weights that the tail index is of
-_LARGEST_EXPONENT = 300.0  # the squares of such weights are still float64
 _EXACT = 1e-9  # a standard error below it is rounding
 
 
@@ -32,7 +31,8 @@ class Diagnostics:
         prompts: distinct prompts, the clusters.
         ess: (sum w)^2 / sum w^2 over n, in (0, 1]; 0 where every weight is 0.
         n_ess: n times ess, the rows that the weighted ones are worth.
-        ess_calibrated: the same of the weights' regression on the judge score, E[w|S].
+        ess_calibrated: the same of the weights' projection on the judge score, E[w|S]; near 1 also where the raw
+            weights say nothing.
         largest_share: largest weight over the sum of weights.
         largest_ten_share: ten largest weights over the sum.
         hill: tail index of the weights (Hill 1975, 5% largest); 2 or below: no finite variance.
@@ -103,7 +103,7 @@ def diagnose(
     relative = _relative(log_ratio)
     total = float(relative.sum())
     shares = np.sort(relative)[::-1] / total if total > 0 else None
-    ess = ess_share(log_ratio)
+    ess = 0.0 if shares is None else ess_share(relative)
     spread = float(found.std(ddof=1)) if found.size > 1 else None
     mean, error = _mean_and_error(weights, study.prompt)
     return Diagnostics(
@@ -129,18 +129,6 @@ def diagnose(
         typicality=None if surprisal is None or shares is None else _typicality(surprisal, relative),
         failure_rate=failure_rate,
     )
-
-
-def raw_weights(log_ratio: FloatArray) -> FloatArray:
-    """(n,) exp(log ratio), held below what overflows when squared."""
-    return np.exp(np.minimum(log_ratio, _LARGEST_EXPONENT))
-
-
-def ess_share(log_ratio: FloatArray) -> float:
-    """(sum w)^2 / sum w^2 over n, in (0, 1]; 0 where every weight is 0."""
-    relative = _relative(log_ratio)
-    squares = float((relative**2).sum())
-    return float(relative.sum()) ** 2 / squares / len(relative) if squares > 0 else 0.0
 
 
 def tail_index(log_ratio: FloatArray) -> float | None:
@@ -179,14 +167,12 @@ def _error(sums: FloatArray) -> float | None:
 
 
 def _calibrated_ess(judge: FloatArray, relative: FloatArray) -> float:
-    """ESS of E[w|S], by the isotonic regression, rising or falling, that fits the weights better."""
-    _, group = np.unique(judge, return_inverse=True)
-    count = np.bincount(group).astype(np.float64)
-    mean = np.bincount(group, weights=relative) / count
-    fits = [isotonic_regression(mean, weights=count, increasing=rising).x for rising in (True, False)]
-    errors = [float((count * (fit - mean) ** 2).sum()) for fit in fits]
-    fitted = fits[int(np.argmin(errors))]
-    return float((count * fitted).sum() ** 2 / (count * fitted**2).sum() / count.sum())
+    """ESS of the weights' projection on the judge score, as the calibrated estimate uses it."""
+    group = score_groups(judge)
+    rows = np.bincount(group).astype(np.float64)
+    mean = np.bincount(group, weights=relative) / rows
+    calibrated = project(mean[:, None], rows[:, None]).weights[:, 0]
+    return ess_share(calibrated[group])
 
 
 def _judge_overlap(study: Study, policy: str) -> float | None:
