@@ -135,7 +135,7 @@ def _raw_ips(
     diagnostics: Diagnostics, estimates: Sequence[Estimate], ranges: Mapping[str, tuple[float, float]]
 ) -> list[tuple[State, Reason]]:
     found: list[tuple[State, Reason]] = []
-    for estimate in estimates:
+    for estimate in sorted(estimates, key=lambda each: each.scale):  # the judge's first: it does not depend on labels
         if estimate.estimator != "ips" or estimate.policy != diagnostics.policy:
             continue
         low, high = ranges[estimate.scale]
