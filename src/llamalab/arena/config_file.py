@@ -16,9 +16,9 @@ class _Section(BaseModel):
 class PolicySection(_Section):
     """What of a policy's settings says how it writes; the rest is `llamalab.scoring.policy`'s."""
 
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
     stop: list[str] | str | None = None
-    schema_: dict[str, Any] | str | None = Field(None, alias="schema")
+    schema_: dict[str, Any] | str | None = Field(default=None, alias="schema")
 
 
 class PromptsSection(_Section):
@@ -38,9 +38,9 @@ class ResponsesSection(_Section):
 
     per_prompt: int = 1
     draws: int = 0
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int = Field(default=256, ge=1)
     stop: list[str] | str | None = None
-    schema_: dict[str, Any] | str | None = Field(None, alias="schema")
+    schema_: dict[str, Any] | str | None = Field(default=None, alias="schema")
     file: str | None = None
     generated_by: dict[str, Any] | str | None = None
 

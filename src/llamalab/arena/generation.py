@@ -76,7 +76,7 @@ def _row(
     except _FATAL:
         raise
     except LlamalabError as error:
-        return row | {"error": error_type(error), "message": str(error)}
+        return row | {"response": "", "error": error_type(error), "message": str(error)}
     logprobs = said.logprobs or ()
     return row | {
         "response": said.text,

@@ -200,17 +200,17 @@ class ArenaConfig:
         """Everything that decides what comes out, as JSON can say it; neither paths of output nor lines."""
         return {
             "policies": {
-                name: {**_plain(policy), **_plain(self.writing[name])} for name, policy in self.policies.items()
+                name: {**plain(policy), **plain(self.writing[name])} for name, policy in self.policies.items()
             },
             "base": self.base,
             "targets": list(self.targets),
             "clone": self.clone,
-            "prompts": _plain(self.prompts),
-            "responses": _plain(self.responses),
-            "judge": _plain(self.judge),
-            "oracle": _plain(self.oracle),
-            "estimators": _plain(self.estimators),
-            "candidates": _plain(self.candidates),
+            "prompts": plain(self.prompts),
+            "responses": plain(self.responses),
+            "judge": plain(self.judge),
+            "oracle": plain(self.oracle),
+            "estimators": plain(self.estimators),
+            "candidates": plain(self.candidates),
         }
 
 
@@ -225,12 +225,12 @@ def at(path: Path, lines: Mapping[str, int], place: str) -> str:
     return f"{path}, {place}" if line is None else f"{path}, line {line}, {place}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A record as JSON can say it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,182 @@
+"""The manifest of a run: what was run, of which models, with which settings; and what each file of a run is made from.
+
+It has no time and no path of the run's own folder in it: the same configuration gives the same manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from llamalab.arena.settings import ArenaConfig, JudgeSettings
+from llamalab.errors import ConfigError, InputError, LlamalabError
+from llamalab.scoring.fingerprint import fingerprint
+from llamalab.scoring.policy import Policy
+
+FORMAT = 1
+"""Of the files of a run."""
+
+EXTRA = ("scipy", "sklearn", "pyarrow", "matplotlib", "cje")
+"""Modules that the extra `arena` brings."""
+
+_IRRELEVANT = frozenset({"n_threads", "n_seq", "load_mode"})
+_SOFTWARE = ("llamalab", "llama-cpp-python", "numpy", "scipy", "cje-eval")
+_CUTS = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+def require_extra() -> None:
+    """See that what the arena needs is installed.
+
+    Raises:
+        ConfigError: it is not; names the extra.
+    """
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"The arena needs {', '.join(missing)}, which its extra brings. Install it: pip install 'llamalab[arena]'."
+        )
+
+
+def check_models(config: ArenaConfig) -> None:
+    """See that every local model is there, before anything runs.
+
+    Raises:
+        ConfigError: one is not; names file, line and setting.
+    """
+    from llamalab.checkpoints.locate import locate
+
+    models = {f"policies.{name}.model": policy for name, policy in config.policies.items()}
+    oracle = None if config.oracle is None else config.oracle.judge
+    for place, judge in (("judge", config.judge), ("oracle.judge", oracle)):
+        if judge is not None and judge.model is not None:
+            models[f"{place}.model"] = judge.model
+    for place, policy in models.items():
+        if policy.remote:
+            continue
+        try:
+            locate(policy.model)
+        except LlamalabError as error:
+            raise ConfigError(f"{config.at(place)}: {error}") from None
+
+
+def policy_record(policy: Policy) -> dict[str, Any]:
+    """Everything that decides which distribution a policy is: its model by content, not by name.
+
+    Raises:
+        ModelNotFound, ModelFileError: the model cannot be read.
+    """
+    facts = fingerprint(policy, "strict").facts
+    template = None if policy.template is None else Path(policy.template).expanduser()
+    content = template.read_bytes() if template is not None and template.is_file() else None
+    options = {name: value for name, value in sorted(policy.options.items()) if name not in _IRRELEVANT}
+    return {
+        "provider": policy.provider,
+        "model": policy.model if policy.remote else facts["model_sha256"],
+        "adapters": facts.get("adapters", []),
+        "decoding": dataclasses.asdict(policy.decoding),
+        "system_prompt": policy.system_prompt,
+        "template": policy.template if content is None else hashlib.sha256(content).hexdigest(),
+        "date": policy.date,
+        "options": json.loads(
+            json.dumps({name: value for name, value in options.items() if name != "adapters"}, default=str)
+        ),
+    }
+
+
+def write_manifest(config: ArenaConfig, folder: Path, notes: tuple[str, ...], commands: tuple[str, ...]) -> None:
+    """Write `manifest.json`, whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    said = tuple(sentence for sentence in config.said if not sentence.startswith("output:"))
+    manifest = {
+        "format": FORMAT,
+        "title": config.path.stem,
+        "config": config.record(),
+        "policy_facts": {name: _facts(policy) for name, policy in config.policies.items()},
+        "fingerprints": {name: dict(fingerprint(policy, "strict").facts) for name, policy in config.policies.items()},
+        "facts": _run_facts(config),
+        "commands": list(commands),
+        "notes": [*said, *notes],
+    }
+    write_json(folder / "manifest.json", manifest)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    text = json.dumps(content, ensure_ascii=True, indent=1, allow_nan=False, default=str) + "\n"
+    write_whole(path, text.encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all, and on the disk when this returns.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def sha256_of(path: Path) -> str | None:
+    """Of a file that is read whole; None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _facts(policy: Policy) -> dict[str, str]:
+    """What a policy is, in words."""
+    facts = fingerprint(policy, "strict").facts
+    decoding = policy.decoding
+    found = {"model": f"{policy.provider}:{Path(policy.model).name}", "temperature": f"{decoding.temperature:g}"}
+    found |= {name: f"{getattr(decoding, name):g}" for name, off in _CUTS.items() if getattr(decoding, name) != off}
+    if policy.system_prompt is not None:
+        found["system prompt"] = policy.system_prompt
+    found["template"] = policy.template or "the model's own"
+    if "model_sha256" in facts:
+        found["model sha256"] = str(facts["model_sha256"])
+    found["fingerprint"] = str(facts["key"])
+    return found
+
+
+def _run_facts(config: ArenaConfig) -> dict[str, str]:
+    source = Path(config.prompts.source)
+    found = {
+        "prompts": source.name if source.is_absolute() or source.exists() else config.prompts.source,
+        "judge": _judge_words(config.judge),
+        "oracle": "none",
+    }
+    if config.oracle is not None:
+        by = f"labels of {config.oracle.file.name}" if config.oracle.file else "labels"
+        if config.oracle.judge is not None:
+            by = _judge_words(config.oracle.judge)
+        share = f", on a random {config.oracle.fraction:.3g} of the responses" if config.oracle.judge else ""
+        found["oracle"] = by + (share if config.oracle.random else ", on responses chosen by hand")
+    found["software"] = ", ".join(f"{name} {version(name)}" for name in _SOFTWARE)
+    return found
+
+
+def _judge_words(judge: JudgeSettings) -> str:
+    what = {"llm": "a chat model", "logprob": "mean log probability under", "exact_match": "exact match"}
+    low, high = judge.range
+    by = what.get(judge.kind, f"the function {judge.function}")
+    of = "" if judge.model is None else f" {judge.model.provider}:{Path(judge.model.model).name}"
+    return f"{by}{of}, scores from {low:g} to {high:g}"

@@ -1,0 +1,184 @@
+"""An arena from prompts to report, step by step, in a folder of files that a later run goes on with.
+
+Every step writes its file row by row and goes on after the last whole one; a file that was made from something else is
+refused, not mixed. The steps' order, seeds and files decide the results; when they ran, and how often they were
+stopped, does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamalab.arena import stages
+from llamalab.arena.jsonl import read_lines
+from llamalab.arena.manifest import check_models, require_extra, write_manifest
+from llamalab.arena.settings import ArenaConfig
+from llamalab.engines.options import nearest
+from llamalab.errors import ConfigError, InputError
+
+STEPS = ("prompts", "responses", "draws", "logprobs", "judge", "labels", "estimate", "report")
+"""In this order."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and of how much."""
+
+_RUN: dict[str, Callable[[stages.Work], None]] = {
+    "prompts": stages.prompts,
+    "responses": stages.responses,
+    "draws": stages.draws,
+    "logprobs": stages.logprobs,
+    "judge": stages.judge,
+    "labels": stages.labels,
+    "estimate": stages.estimate,
+    "report": stages.report,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StepStatus:
+    """How far a step is.
+
+    Attributes:
+        step: its name.
+        file: that it writes, in the run's folder.
+        done: rows in it that have what they should.
+        failed: rows with an error instead.
+        left: rows that are not there yet; None: not known before the steps above are done.
+    """
+
+    step: str
+    file: str
+    done: int
+    failed: int
+    left: int | None
+
+
+def run(
+    config: ArenaConfig,
+    only: str | None = None,
+    from_: str | None = None,
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+    commands: Sequence[str] = (),
+) -> Path:
+    """Run an arena, or go on with it.
+
+    Args:
+        config: what to run.
+        only: a single step.
+        from_: the first step; the files of those above it are used as they are.
+        progress: told about every row.
+        force: the steps that run write their files anew.
+        commands: for the report: how this was called.
+
+    Returns:
+        The folder of the run.
+
+    Raises:
+        ConfigError: no such step, the extra is not installed, or something in the configuration cannot be.
+        InputError: a file in the folder is of something else, or another process is at work there.
+        LlamalabError: what a step cannot go on without; the rows done so far are kept.
+    """
+    steps = selected(only, from_)
+    require_extra()
+    check_models(config)
+    folder = config.folder.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be made: {error.strerror or error}.") from error
+    with _alone(folder):
+        work = stages.Work(config, folder, force, progress or _silent)
+        for step in steps:
+            if step == "estimate":
+                write_manifest(config, folder, tuple(stages.notes(work)), tuple(commands))
+            _RUN[step](work)
+    return folder
+
+
+def selected(only: str | None, from_: str | None) -> tuple[str, ...]:
+    """The steps that are asked for.
+
+    Raises:
+        ConfigError: no such step, or both.
+    """
+    if only is not None and from_ is not None:
+        raise ConfigError("Give --only STEP or --from STEP, not both.")
+    name = only or from_
+    if name is None:
+        return STEPS
+    if name not in STEPS:
+        raise ConfigError(f"There is no step {name!r}.{nearest(name, STEPS)} In order: {', '.join(STEPS)}.")
+    return (name,) if only else STEPS[STEPS.index(name) :]
+
+
+def status(config: ArenaConfig) -> tuple[StepStatus, ...]:
+    """How far each step of a run is; nothing is loaded or changed."""
+    folder = config.folder.expanduser()
+    asked = _count(folder / "prompts.jsonl")
+    wanted = config.prompts.num if config.prompts.num is not None else None
+    prompts = asked[0] + asked[1]
+    logged = prompts * config.responses.per_prompt if prompts else None
+    fresh = len(config.targets) * config.responses.draws
+    files = {
+        "prompts": ([folder / "prompts.jsonl"], prompts or wanted),
+        "responses": ([folder / "responses.jsonl"], logged),
+        "draws": (
+            [folder / "draws" / f"{name}.jsonl" for name in config.targets],
+            fresh and logged and prompts * fresh,
+        ),
+        "logprobs": (
+            [folder / "logprobs.jsonl", *(folder / "draws" / f"{name}.logprobs.jsonl" for name in config.targets)],
+            logged and logged + prompts * fresh,
+        ),
+        "judge": ([folder / "judged.jsonl"], logged and logged + prompts * fresh),
+        "labels": ([folder / "labels.jsonl"], None if config.oracle is not None else 0),
+    }
+    found = []
+    for step, (paths, total) in files.items():
+        done, failed = (sum(counts) for counts in zip(*map(_count, paths), strict=True))
+        if step == "logprobs" and total:  # what could not be generated is not scored
+            total -= sum(_count(path)[1] for path in (*files["responses"][0], *files["draws"][0]))
+        left = None if total is None else max(0, total - done - failed)
+        found.append(StepStatus(step, paths[0].name if len(paths) == 1 else "several", done, failed, left))
+    for step, name in (("estimate", "results.json"), ("report", "report.html")):
+        there = (folder / name).is_file()
+        found.append(StepStatus(step, name, int(there), 0, int(not there)))
+    return tuple(found)
+
+
+def _count(path: Path) -> tuple[int, int]:
+    """Rows of a file that are done, and that failed."""
+    done = failed = 0
+    if path.is_file():
+        for line in read_lines(path):
+            policies: Any = line.fields.get("policies")
+            parts = list(policies.values()) if isinstance(policies, dict) else [line.fields]
+            bad = any(part.get("error") for part in parts) or not parts
+            done, failed = done + (not bad), failed + bad
+    return done, failed
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of the folder.
+
+    Raises:
+        InputError: one is there.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise InputError(f"Another process is at work in {folder}. Wait for it, or name another folder.") from None
+
+
+def _silent(_doing: str, _done: int, _total: int) -> None:
+    return
