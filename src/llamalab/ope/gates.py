@@ -125,7 +125,7 @@ def _ess(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
         sentence = f"The rows are worth {n_ess:.3g} of the policy's own; an interval needs {N_ESS_SHOWN:g}."
         remedy = f"{nearer}, or give it fresh draws and read the direct estimate."
         if ess >= ESS_SHOWN:
-            remedy = f"Log about {math.ceil(1.1 * N_ESS_SHOWN / ess):,} rows: at this overlap they are enough."
+            remedy = f"Log about {10 * math.ceil(0.11 * N_ESS_SHOWN / ess):,} rows: at this overlap they are enough."
         state = "REFUSED" if n_ess < N_ESS_CAUTION else "CAUTION"
         found.append((state, Reason("n_ess", n_ess, N_ESS_SHOWN, sentence, remedy)))
     return found
