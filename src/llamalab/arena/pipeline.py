@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamalab.arena import stages
+from llamalab.arena import known_truth, stages
 from llamalab.arena.jsonl import read_lines
 from llamalab.arena.manifest import check_models, require_extra, write_manifest
 from llamalab.arena.settings import ArenaConfig
@@ -36,6 +36,13 @@ _RUN: dict[str, Callable[[stages.Work], None]] = {
     "estimate": stages.estimate,
     "report": stages.report,
 }
+
+_OF_CANDIDATES: dict[str, Callable[[stages.Work], None]] = {
+    "responses": known_truth.responses,
+    "draws": known_truth.draws,
+    "logprobs": known_truth.logprobs,
+}
+"""What these steps are where each prompt brings its candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ def run(
         for step in steps:
             if step == "estimate":
                 write_manifest(config, folder, tuple(stages.notes(work)), tuple(commands))
-            _RUN[step](work)
+            (_RUN if config.candidates is None else _RUN | _OF_CANDIDATES)[step](work)
     return folder
 
 
@@ -115,6 +122,19 @@ def selected(only: str | None, from_: str | None) -> tuple[str, ...]:
     if name not in STEPS:
         raise ConfigError(f"There is no step {name!r}.{nearest(name, STEPS)} In order: {', '.join(STEPS)}.")
     return (name,) if only else STEPS[STEPS.index(name) :]
+
+
+def _what_runs(config: ArenaConfig) -> dict[str, Callable[[stages.Work], None]]:
+    """The steps; where the truth is known, responses are drawn from a table of scored candidates."""
+    if config.candidates is None:
+        return _RUN
+    from llamalab.arena import known_truth
+
+    return _RUN | {
+        "responses": known_truth.responses,
+        "draws": known_truth.draws,
+        "logprobs": known_truth.logprobs,
+    }
 
 
 def status(config: ArenaConfig) -> tuple[StepStatus, ...]:

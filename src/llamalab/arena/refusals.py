@@ -47,6 +47,8 @@ def check_policies(config: ArenaConfig) -> ArenaConfig:
     """
     base = config.policies[config.base]
     _check_writer(config, base)
+    for name in (config.base, *config.targets):
+        _check_sampler(config, name)
     clone = None
     for name in config.targets:
         differ = differences(base, config.policies[name]) + _writing_differences(config, name)
@@ -61,6 +63,12 @@ def check_policies(config: ArenaConfig) -> ArenaConfig:
     for name in config.targets:
         _check_writing(config, name)
         _check_support(config, name)
+    if config.writing[config.base].schema is not None and config.candidates is None:
+        raise ConfigError(
+            f"{config.at('responses.schema')}: a schema takes tokens away while a response is written, and what is "
+            "left is another distribution than the one that scores it. Take it out, and say in the system prompt what "
+            "an answer should look like."
+        )
     return replace(config, clone=clone)
 
 
@@ -109,6 +117,18 @@ def _check_writer(config: ArenaConfig, base: Policy) -> None:
                 f"{config.at('responses.draws')}: policy '{name}' runs elsewhere ({config.policies[name].provider}), "
                 "and fresh responses of it cannot be drawn here. Set draws to 0, or take the policy out."
             )
+
+
+def _check_sampler(config: ArenaConfig, name: str) -> None:
+    """What is generated here has to be drawn as it is scored."""
+    policy = config.policies[name]
+    generated = config.responses.file is None if name == config.base else config.responses.draws > 0
+    late = policy.decoding.truncates and policy.decoding.order == "temperature_first"
+    if generated and not policy.remote and late and policy.decoding.temperature != 1 and config.candidates is None:
+        raise ConfigError(
+            f"{config.at(f'policies.{name}.order')}: the engines here truncate before temperature when they write, so "
+            f"'{name}' would be scored by another sampler than the one that wrote its responses. Leave order out."
+        )
 
 
 def _writing_differences(config: ArenaConfig, name: str) -> list[str]:

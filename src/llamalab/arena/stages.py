@@ -158,7 +158,8 @@ def logprobs(work: Work) -> None:
         if work.force:
             for each in work.folder.glob("clone.sqlite*"):
                 each.unlink()
-        score_clone(config.policies[clone], rows, cloned, partial(work.progress, f"scoring {clone} apart"))
+        if _fewer(work.folder / "logprobs.jsonl", rows):
+            score_clone(config.policies[clone], rows, cloned, partial(work.progress, f"scoring {clone} apart"))
         write_json(work.folder / "aa.json", {"policy": clone, "how": HOW})
     with Store(work.folder / "scores.sqlite") as store, Session(list(config.policies.values()), store=store) as session:
         foreign = _foreign(work, session)
@@ -330,6 +331,12 @@ def _score(
 ) -> None:
     plan = Plan(policies, nested=True, tokens=True)
     score_rows(str(rows), str(target), plan, session=scorer, force=work.force, progress=partial(work.progress, step))
+
+
+def _fewer(written: Path, wanted: Path) -> bool:
+    """Whether a file has fewer rows than another."""
+    there = sum(1 for _ in read_lines(written)) if written.is_file() else 0
+    return there < sum(1 for _ in read_lines(wanted))
 
 
 def _check_complete(work: Work) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from llamalab.cli import (
+    arena,
     bench,
     chat,
     convert,
@@ -53,6 +54,7 @@ for module in (
     generate,
     score,
     score_store,
+    arena,
     tokens,
     models,
     info,
