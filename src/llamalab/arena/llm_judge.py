@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 
 from llamalab.arena.judges import Judged, JudgeError, Judgement, Prompt, ToJudge, checked
@@ -71,7 +72,7 @@ class LlmJudge:
                 "type": "object",
                 "properties": {
                     "reason": {"type": "string", "maxLength": _REASON},
-                    "score": {"type": "number", "minimum": low, "maximum": high},
+                    "score": {"enum": _scores(low, high)},
                 },
                 "required": ["reason", "score"],
                 "additionalProperties": False,
@@ -133,6 +134,14 @@ class LlmJudge:
         except (ValueError, TypeError, KeyError):
             raise InputError(f"The judge's answer has no score: {text[:200]!r}.") from None
         return checked(score, reason, self.range)
+
+
+def _scores(low: float, high: float) -> list[float]:
+    """The scores that can be given: 20 to 200 steps of 1, 0.1, 0.01, ... A free number may have digits without end."""
+    digits = -math.floor(math.log10((high - low) / 20))
+    steps = math.floor((high - low) * 10.0**digits + 1e-9)
+    scores = [round(low + step * 10.0**-digits, max(digits, 0) + 6) for step in range(steps + 1)]
+    return [*scores[:-1], high] if math.isclose(scores[-1], high) else [*scores, high]
 
 
 def _mean(answers: Sequence[Judgement]) -> Judgement:

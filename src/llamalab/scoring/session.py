@@ -189,7 +189,7 @@ class Session:
             except LlamalabError as error:
                 yield number, error
             else:
-                job = _Job(number, item, tokens, found, _sampler(item.policy.decoding))
+                job = _Job(number, item, tokens, found, sampler_of(item.policy.decoding))
                 groups.setdefault(item.policy.engine_key, []).append(job)
         for jobs in groups.values():
             yield from self._group(jobs)
@@ -293,7 +293,7 @@ def _by_beginning(jobs: list[list[_Job]]) -> list[list[_Job]]:
     return sorted(jobs, key=place)
 
 
-def _sampler(decoding: Decoding) -> Decoding | None:
+def sampler_of(decoding: Decoding) -> Decoding | None:
     """A decoding as one of all that mean the same; None for the model's own distribution."""
     if decoding.truncates:
         return decoding
