@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamalab.arena import known_truth, stages
+from llamalab.arena import stages
 from llamalab.arena.jsonl import read_lines
 from llamalab.arena.manifest import check_models, require_extra, write_manifest
 from llamalab.arena.settings import ArenaConfig
@@ -36,13 +36,6 @@ _RUN: dict[str, Callable[[stages.Work], None]] = {
     "estimate": stages.estimate,
     "report": stages.report,
 }
-
-_OF_CANDIDATES: dict[str, Callable[[stages.Work], None]] = {
-    "responses": known_truth.responses,
-    "draws": known_truth.draws,
-    "logprobs": known_truth.logprobs,
-}
-"""What these steps are where each prompt brings its candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +97,7 @@ def run(
         for step in steps:
             if step == "estimate":
                 write_manifest(config, folder, tuple(stages.notes(work)), tuple(commands))
-            (_RUN if config.candidates is None else _RUN | _OF_CANDIDATES)[step](work)
+            _what_runs(config)[step](work)
     return folder
 
 
