@@ -12,6 +12,14 @@ from llamalab.cli.options import SamplingOptions
 from llamalab.errors import ConfigError
 
 ENTROPIX = "entropix"
+DtypeOption = Annotated[
+    str | None, typer.Option(metavar="TYPE", help="JAX: float32, bfloat16 or float16; by default as the device.")
+]
+Int8Option = Annotated[bool, typer.Option("--int8", help="JAX: keep the matrices in eight bits.")]
+MeshOption = Annotated[
+    str | None, typer.Option(metavar="AXIS=N,...", help="JAX: devices to spread over, such as tensor=4.")
+]
+
 _SET_BY_ENTROPIX = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -25,13 +33,9 @@ class JaxOptions:
     thresholds: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of entropix: original or fractional, as published.")
     ] = None
-    dtype: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="JAX: float32, bfloat16 or float16; by default as the device.")
-    ] = None
-    int8: Annotated[bool, typer.Option("--int8", help="JAX: keep the matrices in eight bits.")] = False
-    mesh: Annotated[
-        str | None, typer.Option(metavar="AXIS=N,...", help="JAX: devices to spread over, such as tensor=4.")
-    ] = None
+    dtype: DtypeOption = None
+    int8: Int8Option = False
+    mesh: MeshOption = None
     rope_factor: Annotated[
         float | None, typer.Option(metavar="X", min=1, help="JAX: RoPE scaling other than the files say; 1: none.")
     ] = None

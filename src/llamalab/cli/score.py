@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llamalab.cli.jax_options import DtypeOption, Int8Option, MeshOption
 from llamalab.cli.options import MODEL_HELP, EngineOptions, JsonOption, expand_options
 from llamalab.cli.progress import rate_bar
 from llamalab.cli.score_model import measure_text, show_perplexity, show_self_test
@@ -55,13 +56,9 @@ class PolicyOptions:
     date: Annotated[
         str | None, typer.Option(metavar="DAY", help="What the template is told when it asks for today's date.")
     ] = None
-    dtype: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="JAX: float32, bfloat16 or float16; by default as the device.")
-    ] = None
-    int8: Annotated[bool, typer.Option("--int8", help="JAX: keep the matrices in eight bits.")] = False
-    mesh: Annotated[
-        str | None, typer.Option(metavar="AXIS=N,...", help="JAX: devices to spread over, such as tensor=4.")
-    ] = None
+    dtype: DtypeOption = None
+    int8: Int8Option = False
+    mesh: MeshOption = None
 
     def given(self) -> dict[str, Any]:
         """What the user set."""
