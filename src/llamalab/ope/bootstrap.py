@@ -19,11 +19,11 @@ from scipy.sparse import csr_array
 from llamalab.errors import ConfigError, InputError
 from llamalab.ope.estimators import ESTIMATORS, STACKED, Scale, check_names, points
 from llamalab.ope.outcome import FreshDraws, Outcome, outcome_of
-from llamalab.ope.study import FloatArray, Study
+from llamalab.ope.study import FloatArray, IntArray, Study
 from llamalab.ope.weights import mean_one_weights, project, raw_weights, score_groups
 
-_BATCH = 2**22
-"""Numbers in one array of a batch of replicates: 32 MiB."""
+_BATCH = 2**20
+"""Numbers in one array of a batch of replicates: 8 MiB, so that several stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ def bootstrap(
 ) -> Replicates:
     """Weigh prompts by Exp(1) and refit the calibration and the projected weights, jointly over policies.
 
-    Replicates are worked on in batches of bounded memory; the result does not depend on their size. Folds stay, and a
-    stack keeps its coefficients: what is uncertain in them does not move the value to first order.
+    Replicates are worked on in batches of bounded memory. Folds stay, and a stack keeps its coefficients: what is
+    uncertain in them does not move the value to first order.
 
     Args:
         study: as for `estimate`.
@@ -111,12 +111,10 @@ def bootstrap(
     sums = _prepare(study, names, outcome, calibrated="calibrated_ips" in single)
 
     rng = np.random.default_rng(seed)
-    by_name = np.argsort(np.array(study.prompt_ids))
+    by_name = np.argsort(np.argsort(np.array(study.prompt_ids)))  # the order of rows decides nothing
     values: dict[str, list[FloatArray]] = {name: [] for name in single}
     for start in range(0, replicates, sums.batch):
-        drawn_BG = rng.standard_exponential((min(sums.batch, replicates - start), study.n_prompts))
-        weight_GB = np.empty(drawn_BG.T.shape)
-        weight_GB[by_name] = drawn_BG.T
+        weight_GB = rng.standard_exponential((study.n_prompts, min(sums.batch, replicates - start)))[by_name]
         for name, part_PB in _values(sums, weight_GB).items():
             if name in values:
                 values[name].append(part_PB.T)
@@ -198,95 +196,98 @@ def _p_value(gap: FloatArray) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """Everything that does not change between replicates, summed by prompt where that loses nothing.
+    """What does not change between replicates. Rows are sorted by score, so that memory is read in order.
 
     Attributes:
         outcome: predictions for any weights.
-        prompt: (n,) codes.
-        size_G: rows of each prompt.
-        weight_Pn: mean-one weights, then raw weights: (2P, n).
-        weight_PG: mean-one weights summed by prompt.
-        labels_PG: w (L/q) Y summed by prompt, for mean-one and raw weights: (2P, G).
-        unlabel_PL: w (L/q) at labelled rows, for both: (2P, L).
-        groups_UG: rows of each prompt in each group of scores, or None.
-        rows_Un: which rows are in which group, or None.
-        weight_UG: of each policy, mean-one weights summed by group and prompt, or none.
+        prompt_n: prompts of the rows, in the order of scores.
+        labelled_L: places in that order with a label that counts.
+        weight_Pn: mean-one weights of each policy, and a last row of ones: (P+1, n).
+        mean_raw_P: mean of the raw weights.
+        weight_PG: the same summed by prompt: (P+1, G).
+        labels_PL: w (L/q) Y at labelled rows.
+        unlabel_PL: w (L/q) at labelled rows.
+        rows_Un: which rows are in which group of scores, or None.
+        weight_Un: of each policy, the same with its weights, or none.
+        predicts_nN: times a fit, predictions.
         draws: of each policy, or None.
         batch: replicates at once.
     """
 
     outcome: Outcome
-    prompt: np.ndarray
-    size_G: FloatArray
+    prompt_n: IntArray
+    labelled_L: IntArray
     weight_Pn: FloatArray
+    mean_raw_P: FloatArray
     weight_PG: FloatArray
-    labels_PG: FloatArray
+    labels_PL: FloatArray
     unlabel_PL: FloatArray
-    groups_UG: csr_array | None
     rows_Un: csr_array | None
-    weight_UG: tuple[csr_array, ...]
+    weight_Un: tuple[csr_array, ...]
+    predicts_nN: csr_array
     draws: tuple[FreshDraws | None, ...]
     batch: int
 
 
 def _prepare(study: Study, names: Sequence[str], outcome: Outcome, *, calibrated: bool) -> _Sums:
-    mean_one = [mean_one_weights(study.log_ratio[name], name) for name in names]
-    both = np.array([*mean_one, *(raw_weights(study.log_ratio[name]) for name in names)])
-    by_prompt = csr_array(
-        (np.ones(study.n), (np.arange(study.n), study.prompt)), shape=(study.n, study.n_prompts)
-    )  # (n, G)
-    unlabel = both[:, outcome.labelled] * outcome.ratio
-    groups = rows = None
+    order = np.argsort(study.judge, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(study.n)
+    targets = [mean_one_weights(study.log_ratio[name], name)[order] for name in names]
+    weight_Pn = np.array([*targets, np.ones(study.n)])
+    prompt = study.prompt[order]
+    labelled = place[outcome.labelled]
+    unlabel = weight_Pn[:-1, labelled] * outcome.ratio
+    rows = None
     by_group: tuple[csr_array, ...] = ()
     if calibrated:
-        group = score_groups(study.judge)
-        where = (group, np.arange(study.n))
-        rows = csr_array((np.ones(study.n), where), shape=(int(group.max()) + 1, study.n))
-        groups = rows @ by_prompt
-        by_group = tuple(csr_array((weight, where), shape=rows.shape) @ by_prompt for weight in mean_one)
-    largest = max(study.n, study.n_prompts, outcome.rows.shape[1])
+        group = score_groups(study.judge)[order]
+        where, shape = (group, np.arange(study.n)), (int(group.max()) + 1, study.n)
+        rows = csr_array((np.ones(study.n), where), shape=shape)
+        by_group = tuple(csr_array((weight, where), shape=shape) for weight in targets)
+    predicts = outcome.rows[order]
     return _Sums(
         outcome=outcome,
-        prompt=study.prompt,
-        size_G=np.bincount(study.prompt, minlength=study.n_prompts).astype(np.float64),
-        weight_Pn=both,
-        weight_PG=both[: len(names)] @ by_prompt,
-        labels_PG=(unlabel * outcome.label) @ by_prompt[outcome.labelled],
+        prompt_n=prompt,
+        labelled_L=labelled,
+        weight_Pn=weight_Pn,
+        mean_raw_P=np.array([raw_weights(study.log_ratio[name]).mean() for name in names]),
+        weight_PG=np.array([np.bincount(prompt, weights=row, minlength=study.n_prompts) for row in weight_Pn]),
+        labels_PL=unlabel * outcome.label,
         unlabel_PL=unlabel,
-        groups_UG=groups,
         rows_Un=rows,
-        weight_UG=by_group,
+        weight_Un=by_group,
+        predicts_nN=predicts,
         draws=tuple(outcome.draws.get(name) for name in names),
-        batch=max(1, _BATCH // largest),
+        batch=max(1, _BATCH // max(study.n, study.n_prompts, predicts.shape[1])),
     )
 
 
 def _values(sums: _Sums, weight_GB: FloatArray) -> dict[str, FloatArray]:
     """(P, B) of each estimator, with prompts weighing `weight_GB`."""
-    policies, outcome = len(sums.weight_PG), sums.outcome
-    fit_NB = outcome.fit(weight_GB)
-    predicted_nB = np.asarray(outcome.rows @ fit_NB)
-    predicted_nB *= weight_GB[sums.prompt]  # v f, with v the weight of a row's prompt
-    rows_B = sums.size_G @ weight_GB
-    weight_PB = sums.weight_PG @ weight_GB
-    by_fit = sums.weight_Pn @ predicted_nB  # sum of v w f
-    by_labels = sums.labels_PG @ weight_GB - sums.unlabel_PL @ predicted_nB[outcome.labelled]  # sum of v w D
-    together = by_fit + by_labels
-    found = {"snips": together[:policies] / weight_PB, "ips": together[policies:] / rows_B}
+    fit_NB = sums.outcome.fit(weight_GB)
+    row_nB = weight_GB[sums.prompt_n]  # v, the weight of a row's prompt
+    worth_nB = np.asarray(sums.predicts_nN @ fit_NB) * row_nB  # v f
+    *weights, rows_B = sums.weight_Pn @ row_nB
+    weight_PB = np.array(weights)
+    label_PB = sums.labels_PL @ row_nB[sums.labelled_L] - sums.unlabel_PL @ worth_nB[sums.labelled_L]  # sum of v w D
+    total_PB = (sums.weight_Pn @ worth_nB)[:-1] + label_PB
+    found = {"snips": total_PB / weight_PB, "ips": total_PB / rows_B * sums.mean_raw_P[:, None]}
 
-    if sums.groups_UG is not None:
-        mass_UB = sums.groups_UG @ weight_GB
-        fit_UB = sums.rows_Un @ predicted_nB
+    if sums.rows_Un is not None:
+        mass_UB = sums.rows_Un @ row_nB
+        worth_UB = sums.rows_Un @ worth_nB
         by_score = [
-            (project((weight_UG @ weight_GB) / mass_UB, mass_UB).weights * fit_UB).sum(axis=0) / rows_B
-            for weight_UG in sums.weight_UG
+            (project((weight_Un @ row_nB) / mass_UB, mass_UB).weights * worth_UB).sum(axis=0) / rows_B
+            for weight_Un in sums.weight_Un
         ]
-        found["calibrated_ips"] = np.array(by_score) + by_labels[:policies] / weight_PB
+        found["calibrated_ips"] = np.array(by_score) + label_PB / weight_PB
 
-    found["dr"] = np.full((policies, weight_GB.shape[1]), np.nan)
+    found["dr"] = np.full(total_PB.shape, np.nan)
     for at, draws in enumerate(sums.draws):
         if draws is not None:
-            drawn_GB = draws.predicted(fit_NB, weight_GB * sums.size_G[:, None]) * weight_GB
-            gap_B = (together[at] - sums.weight_PG[at] @ drawn_GB) / weight_PB[at]
-            found["dr"][at] = sums.size_G @ drawn_GB / rows_B + gap_B
+            drawn_GB = draws.predicted(fit_NB, weight_GB, sums.weight_PG[-1])
+            drawn_GB *= weight_GB
+            weighted_B, plain_B = sums.weight_PG[[at, -1]] @ drawn_GB
+            found["dr"][at] = plain_B / rows_B + (total_PB[at] - weighted_B) / weight_PB[at]
     return found

@@ -183,8 +183,8 @@ def points(
     """
     outcome = outcome or outcome_of(study, scale=scale, folds=folds, seed=seed)
     fold = outcome.calibration.fold if outcome.calibration else _folds(study, folds, seed)
-    fit = outcome.fit(np.ones((study.n_prompts, 1)))
-    size = np.bincount(study.prompt, minlength=study.n_prompts).astype(np.float64)[:, None]
+    even = np.ones((study.n_prompts, 1))
+    fit, size = outcome.fit(even), np.bincount(study.prompt, minlength=study.n_prompts)
     predicted = np.asarray(outcome.rows @ fit)[:, 0]
     correction = np.zeros(study.n)
     correction[outcome.labelled] = outcome.ratio * (outcome.label - predicted[outcome.labelled])
@@ -193,7 +193,7 @@ def points(
     for policy in study.policies if policies is None else policies:
         log_ratio = study.log_ratio[policy]
         draws = outcome.draws.get(policy)
-        drawn = None if draws is None else draws.predicted(fit, size)[study.prompt, 0]
+        drawn = None if draws is None else draws.predicted(fit, even, size)[study.prompt, 0]
         rows = _Rows(predicted, correction, log_ratio, mean_one_weights(log_ratio, policy), group, drawn)
         wanted = dict.fromkeys([*estimators, *(STACKED if "stacked" in estimators else ())])
         single = {name: _BY_NAME[name](rows) for name in wanted if name in _BY_NAME and _applies(name, rows)}
@@ -215,7 +215,7 @@ def _applies(name: str, rows: _Rows) -> bool:
 
 
 def _ips(rows: _Rows) -> Point:
-    weight = raw_weights(rows.log_ratio)
+    weight = rows.weight * raw_weights(rows.log_ratio).mean()
     worth, labels = weight * (rows.predicted + rows.correction), weight * rows.correction
     return Point(float(worth.mean()), worth - worth.mean(), labels - labels.mean(), {})
 

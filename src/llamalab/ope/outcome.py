@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from llamalab.ope.calibration import CrossFit, cross_fit
-from llamalab.ope.study import FloatArray, IntArray, Study
+from llamalab.ope.study import BoolArray, FloatArray, IntArray, Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +26,19 @@ class FreshDraws:
         mean: (G, N), to be multiplied by a fit; on the judge's scale (G, 1), the means themselves. 0 where unknown.
     """
 
-    known: FloatArray
+    known: BoolArray
     mean: csr_array
 
-    def predicted(self, fit_NB: FloatArray, weight_GB: FloatArray) -> FloatArray:
-        """(G, B) m: the mean over the draws of a prompt; for prompts without any, the mean of the others."""
+    def predicted(self, fit_NB: FloatArray, weight_GB: FloatArray, size_G: FloatArray | IntArray) -> FloatArray:
+        """(G, B) m: the mean over the draws of a prompt; for prompts without any, the mean of the others.
+
+        Any m that knows nothing of the logged response leaves a doubly robust estimate unbiased; this one is simplest.
+        """
         means = np.asarray(self.mean @ fit_NB)
-        if self.known.all():
-            return means
-        weight_GB = weight_GB * self.known[:, None]
-        others = (weight_GB * means).sum(axis=0) / weight_GB.sum(axis=0)
-        return np.where(self.known[:, None] > 0, means, others)
+        if not self.known.all():
+            weight_GB = weight_GB * (size_G * self.known)[:, None]
+            means[~self.known] = (weight_GB * means).sum(axis=0) / weight_GB.sum(axis=0)
+        return means
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def outcome_of(study: Study, *, scale: str, folds: int = 5, seed: int = 0) -> Ou
             count = np.bincount(drawn.prompt, minlength=study.n_prompts)
             where = (drawn.prompt, np.arange(len(drawn.prompt)))
             average = csr_array((1.0 / count[drawn.prompt], where), shape=(study.n_prompts, len(drawn.prompt)))
-            draws[policy] = FreshDraws((count > 0).astype(np.float64), average @ at(drawn.judge, drawn.prompt))
+            draws[policy] = FreshDraws(count > 0, average @ at(drawn.judge, drawn.prompt))
     labelled = np.flatnonzero(study.labelled) if calibration is not None else np.empty(0, np.int64)
     ratio = np.ones(len(labelled)) if study.fully_labelled else 1.0 / study.label_probability[labelled]
     return Outcome(

@@ -16,7 +16,7 @@ from llamalab.ope.study import FloatArray, IntArray
 LARGEST_LOG_RATIO = 300.0
 """Nats at which raw weights are cut, so that their squares stay finite. No gate lets a mean of 10^130 through."""
 
-MOST_GROUPS = 1024
+MOST_GROUPS = 512
 """Groups of judge scores within which expected weights are equal. A monotone fit has far fewer steps than that."""
 
 VARIANCE_CAP = 7 / 3
