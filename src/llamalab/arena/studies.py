@@ -21,7 +21,7 @@ class Studies:
         if not rows.rows:
             raise InputError(f"{rows.folder} has no responses to evaluate.")
         scored = [row for row in rows.rows if rows.base in row.logprobs and row.judge is not None]
-        self._lost = 1.0 - len(scored) / len(rows.rows)
+        self._lost = (len(rows.rows) - len(scored)) / len(rows.rows)
         failed = {name: sum(name not in row.logprobs for row in scored) for name in rows.targets}
         self._own = {name: count / len(scored) if scored else 1.0 for name, count in failed.items()}
         self.used = tuple(name for name in rows.targets if self._own[name] <= FAILURES_REFUSED)
@@ -39,7 +39,8 @@ class Studies:
 
     def failure_rate(self, name: str) -> float:
         """Share of logged rows, or of fresh draws if that is more, that are not in the study of a policy."""
-        lost = 1.0 - len(self.kept) / len(self.rows.rows) if name in self.used else self._lost + self._own[name]
+        left = len(self.rows.rows) - len(self.kept)
+        lost = left / len(self.rows.rows) if name in self.used else self._lost + self._own[name]
         draws = self.rows.draws.get(name, ())
         return max(lost, sum(draw.judge is None for draw in draws) / len(draws) if draws else 0.0)
 
