@@ -122,7 +122,7 @@ class _Reading:
             return kind.model_validate(content)
         except ValidationError as error:
             fault = error.errors()[0]
-            names = [str(part) for part in fault["loc"] if part not in ("list", "str", "mapping")]
+            names = [str(part) for part in fault["loc"] if "[" not in str(part) and part != "str"]  # of unions
             where = ".".join([place, *names] if place else names)
             if fault["type"] == "extra_forbidden":
                 self.refuse(where, f"there is no setting {names[-1]!r} here.{nearest(names[-1], _known(kind, names))}")
