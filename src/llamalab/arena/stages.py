@@ -147,8 +147,9 @@ def logprobs(work: Work) -> None:
     """Score responses under all policies, and fresh ones under the base and their own."""
     config = work.config
     path = work.folder / "responses.jsonl"
+    for name, written in {config.base: path, **{name: work.draws_of(name) for name in work.drawing}}.items():
+        _check_writer(work, written, name)
     _check_complete(work)
-    _check_writer(work, path, config.base)
     rows = work.folder / "to_score" / "responses.jsonl"
     rows.parent.mkdir(exist_ok=True)
     write_whole(rows, rows_to_score(path, work.prompts))
@@ -172,7 +173,6 @@ def logprobs(work: Work) -> None:
                 _score(work, rows, work.folder / "logprobs.jsonl", scorer, config.policies, "logprobs")
         for name in work.drawing:
             fresh = work.folder / "to_score" / f"{name}.draws.jsonl"
-            _check_writer(work, work.draws_of(name), name)
             write_whole(fresh, rows_to_score(work.draws_of(name), work.prompts))
             two = {each: config.policies[each] for each in (config.base, name)}
             scorer = PolicyScorer(session, {config.base} if name in foreign else ())
@@ -300,6 +300,8 @@ def _check_writer(work: Work, path: Path, name: str) -> None:
         ConfigError: it is not: its scores are not the probabilities that the responses were drawn with.
     """
     record = path.with_name(f"{path.name}.run.json")
+    if not record.is_file():
+        return  # nothing is written yet, which is another complaint
     now = json.loads(json.dumps(policy_record(work.config.policies[name])))
     before = json.loads(record.read_text(encoding="utf-8")).get("policy", {})
     other = list(differences({key: before.get(key) for key in now}, now))
