@@ -91,6 +91,11 @@ def test_means_in_tenths_are_those_of_the_points() -> None:
     assert pictures._tenths(points[:39]) == []
 
 
+def test_means_in_tenths_never_part_equal_scores() -> None:
+    points = [(0.5, float(i % 2)) for i in range(60)] + [(0.8, 1.0)] * 40
+    assert pictures._tenths(points) == [(0.5, 0.5), (pytest.approx(0.8), 1.0)]
+
+
 def _svg(drawing: str) -> ET.Element:
     """Well-formed, or this fails."""
     return ET.fromstring(f"<x>{drawing}</x>")

@@ -17,7 +17,7 @@ _ROW = 34
 
 
 def forest_axis(results: Results) -> plot.Axis | None:
-    """The axis that all rows of the forest plot share; None where nothing is to be drawn."""
+    """The axis that all rows of the forest plot share, no wider than outcomes; None where nothing is to be drawn."""
     drawn = [v for p in results.policies for v in (p.headline, fresh_draws(p, results.scale)) if v is not None]
     seen = [end for value in drawn for end in (value.low, value.high, value.value)]
     seen += [policy.truth for policy in results.policies]
@@ -26,7 +26,7 @@ def forest_axis(results: Results) -> plot.Axis | None:
         return None
     room = 0.04 * (max(numbers) - min(numbers))
     bottom, top = results.outcome_range if results.scale == "oracle" else results.judge_range
-    low, high = max(min(numbers) - room, min(bottom, *numbers)), min(max(numbers) + room, max(top, *numbers))
+    low, high = max(min(numbers) - room, bottom), min(max(numbers) + room, top)
     return plot.linear_axis(low, high, most=6)
 
 
@@ -105,7 +105,9 @@ def log_weights(weights: Weights) -> Markup:
 
 def tail(weights: Weights) -> Markup:
     """How many rows have at least a weight, on logarithmic axes, beside the slope of an infinite variance."""
-    points = [point for point in weights.tail if point[0] > 0 and point[1] > 0 and point[0] > 1e-6]
+    points = sorted(
+        (point for point in weights.tail if point[0] > 1e-6 and point[1] > 0), key=lambda point: (point[0], -point[1])
+    )
     if len({weight for weight, _ in points}) < 2:
         return Markup("")
     x = plot.log_axis(min(p[0] for p in points), max(p[0] for p in points), "weight over mean weight", most=5)
@@ -115,8 +117,8 @@ def tail(weights: Weights) -> Markup:
     end = (start[0] * 10**down, start[1] * 10 ** (-2 * down))
     marks = [
         plot.line(x, y, [start, end], "limit"),
-        plot.line(x, y, sorted(points), "curve"),
-        plot.dots(x, y, sorted(points)[-50:], "dots"),
+        plot.line(x, y, points, "curve"),
+        plot.dots(x, y, points[-50:], "dots"),
     ]
     return plot.plot(x, y, marks, "Share of rows with at least a weight, on logarithmic axes.")
 
@@ -151,12 +153,14 @@ def calibration(
 
 
 def _tenths(points: Sequence[plot.Point]) -> list[plot.Point]:
-    """Means of ten parts of about equal size, in the order of the first number; of fewer than 40 points, none."""
+    """Means of about ten parts of equal size by the first number, which never part equal ones; none of few points."""
     if len(points) < 40:
         return []
-    ranked = sorted(points)
-    cuts = [round(len(ranked) * i / 10) for i in range(11)]
-    parts = [ranked[start:end] for start, end in pairwise(cuts)]
+    parts: list[list[plot.Point]] = [[]]
+    for point in sorted(points):
+        if len(parts[-1]) >= len(points) / 10 and point[0] > parts[-1][-1][0]:
+            parts.append([])
+        parts[-1].append(point)
     return [(sum(p[0] for p in part) / len(part), sum(p[1] for p in part) / len(part)) for part in parts]
 
 

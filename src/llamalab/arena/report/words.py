@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from llamalab.arena.results import PolicyResult, Results, Value
+from llamalab.ope.gates import Reason
 
 NONE = "\N{EM DASH}"
 """Where there is no number."""
@@ -104,7 +106,16 @@ def scale(results: Results) -> str:
     ends = f"{number(low, 0) if low == int(low) else low:} to {number(high, 0) if high == int(high) else high}"
     if results.scale == "oracle":
         return f"mean outcome on the oracle’s scale, {ends}"
-    return f"mean judge score, {ends}; without labels nobody knows what a score is worth"
+    doubt = "" if results.labelled else "; without labels nobody knows what a score is worth"
+    return f"mean judge score, {ends}{doubt}"
+
+
+def remedies(reasons: Sequence[Reason]) -> str:
+    """What would help, each advice once: of those that begin alike, the first."""
+    kept: dict[str, str] = {}
+    for reason in reasons:
+        kept.setdefault(reason.remedy[:30], reason.remedy)
+    return " ".join(kept.values())
 
 
 def clean(text: Any) -> str:
