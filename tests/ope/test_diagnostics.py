@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.special import expit
+from scipy.stats import norm, ttest_rel
 
 from llamalab.errors import InputError
 from llamalab.ope.diagnostics import diagnose, tail_index
@@ -120,6 +121,15 @@ def test_bennett_holds_for_draws_of_the_target_and_fails_for_draws_of_another() 
     wrong = diagnose(study_of(base, draws=replace(own, log_ratio=base)), "b").bennett_z
     assert wrong is not None
     assert abs(wrong) > 10
+
+
+def test_bennett_pairs_what_shares_a_prompt() -> None:
+    """With one response and one draw for each prompt its z is the paired t statistic of SciPy."""
+    rng = np.random.default_rng(2)
+    of_prompt = rng.standard_normal(60)
+    base, target = of_prompt + 0.3 * rng.standard_normal(60), 0.2 - of_prompt + 0.3 * rng.standard_normal(60)
+    found = diagnose(study_of(base, draws=Draws(np.arange(60), np.full(60, 0.5), target)), "b").bennett_z
+    assert found == pytest.approx(ttest_rel(expit(base), expit(-target)).statistic)
 
 
 def test_bennett_needs_draws_that_were_scored() -> None:
