@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llamalab.arena import config_file
 from llamalab.arena.config import load_config
 from llamalab.arena.settings import CHATBOT_ARENA, ArenaConfig
 from llamalab.errors import ConfigError, LlamalabError
@@ -272,6 +274,27 @@ def test_a_mistake_is_named_with_line_and_remedy(name: str, load: Load) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no such file\.yaml cannot be read"):
         load_config(tmp_path / "no such file.yaml")
+
+
+def test_the_page_names_every_setting() -> None:
+    """In a table under its section's heading."""
+    page = (Path(__file__).parents[2] / "docs" / "arena-config.md").read_text(encoding="utf-8")
+    parts = {part.partition("\n")[0]: part for part in page.split("\n## ")}
+    sections = {
+        "`policies`, `base`, `targets`": config_file.PolicySection,
+        "`prompts`": config_file.PromptsSection,
+        "`responses`": config_file.ResponsesSection,
+        "`judge`": config_file.JudgeSection,
+        "`oracle`": config_file.OracleSection,
+        "`estimators`": config_file.EstimatorsSection,
+        "`candidates`": config_file.CandidatesSection,
+        "`output`": config_file.OutputSection,
+    }
+    for heading, section in sections.items():
+        rows = [line.split("|")[1] for line in parts[heading].splitlines() if line.startswith("| `")]
+        named = set(re.findall(r"`(\w+)`", " ".join(rows)))
+        assert {field.alias or name for name, field in section.model_fields.items()} <= named, heading
+    assert set(config_file.File.model_fields) <= set(re.findall(r"`(\w+)`", " ".join(parts)))
 
 
 def test_labels_chosen_by_hand_can_be_declared(load: Load) -> None:
