@@ -195,6 +195,8 @@ def _print(results: Results) -> None:
     for policy in results.policies:
         for reason in policy.verdict.reasons[:1]:
             print(f"{policy.name}: {reason.sentence} {reason.remedy}")
+        if policy.verdict.state != "SHOWN":
+            print(f"{policy.name}, judge's scale, to look at and not to quote: {_looked_at(policy)}")
     if results.aa is not None:
         print(f"A/A {results.aa.state}: {results.aa.sentence}")
 
@@ -213,6 +215,13 @@ def _row(policy: PolicyResult, *, truth: bool) -> list[str]:
         *([f"{policy.truth:.4f}" if policy.truth is not None else ""] if truth else []),
         "" if found is None else f"{100 * found.ess:.3g}%",
     ]
+
+
+def _looked_at(policy: PolicyResult) -> str:
+    """The weighted means of judge scores, and the mean of fresh draws, which show why nothing is quoted."""
+    names = {"snips": "SNIPS", "ips": "raw IPS", "draws": "fresh draws"}
+    found = {each.estimator: each.value for each in policy.values if each.scale == "judge" and each.value is not None}
+    return ", ".join(f"{word} {found[name]:.3g}" for name, word in names.items() if name in found) or "none"
 
 
 @contextmanager
