@@ -69,6 +69,7 @@ def test_what_was_not_reached_yet_is_missing_not_zero(folder: Path) -> None:
         ("labels.jsonl", 1, {"probability": None}, "line 1: the field 'probability' must be a number, and is null"),
         ("responses.jsonl", 2, {"response_id": "r0"}, "line 2: the response_id 'r0' is that of line 1 too"),
         ("responses.jsonl", 2, {"logprob": 0.5}, "line 2: the field 'logprob' is 0.5; it must be at most 0"),
+        ("prompts.jsonl", 2, {"prompt_id": "p0"}, "line 2: the prompt_id 'p0' is that of an earlier line too"),
         ("logprobs.jsonl", 2, {"policies": None}, "line 2: the field 'policies' must be an object"),
         (
             "logprobs.jsonl",
@@ -99,6 +100,6 @@ def test_log_ratios_of_tokens_are_differences_token_by_token(folder: Path) -> No
     other = [{"id": 9, "text": "a", "logprob": -0.5}]
     edit(folder / "logprobs.jsonl", 1, policies={"p0": {"tokens": tokens}, "near": {"tokens": moved}})
     edit(folder / "logprobs.jsonl", 2, policies={"p0": {"tokens": tokens}, "near": {"tokens": other}})
-    found = token_ratios(rows, "near", ["r0", "r1", "r2"])
-    assert set(found) == {"r0"}
-    assert [(each.text, each.log_ratio) for each in found["r0"]] == [("a", 0.5), ("b", None)]
+    found = token_ratios(rows, {"near": {"r0", "r1", "r2"}, "far": {"r0"}})
+    assert set(found) == {("near", "r0")}
+    assert [(each.text, each.log_ratio) for each in found["near", "r0"]] == [("a", 0.5), ("b", None)]

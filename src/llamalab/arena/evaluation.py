@@ -48,6 +48,7 @@ def evaluate(rows: RunRows, *, created: str = "") -> Results:
     scale = _scale(rows, study)
     found = _estimates(study, study_of.used, _names(rows), scale, rows)
     direct = direct_values(rows, study_of.kept, settings.level) if settings.direct and scale == "oracle" else {}
+    heaviest = _heaviest(rows, study_of.kept, study)
     policies = [_base_result(rows, study, scale)]
     for name in rows.targets:
         own = study if name in study_of.used else study_of.alone(name)
@@ -58,7 +59,7 @@ def evaluate(rows: RunRows, *, created: str = "") -> Results:
         values = [_value(each) for each in estimates]
         values += [each for each in (mean_of_draws(own, name, settings.level), direct.get(name)) if each is not None]
         verdict = judge_gates(diagnostics, estimates, _ranges(rows))
-        policies.append(_target_result(rows, study_of, own, diagnostics, verdict, values, scale))
+        policies.append(_target_result(rows, own, diagnostics, verdict, values, heaviest.get(name, ()), scale))
     aa = check_clone(rows, policies)
     shown = [each.name for each in policies if each.verdict.state == "SHOWN" and each.role != "clone"]
     return Results(
@@ -133,11 +134,11 @@ def _base_result(rows: RunRows, study: Study, scale: Scale) -> PolicyResult:
 
 def _target_result(
     rows: RunRows,
-    studies: Studies,
     study: Study,
     diagnostics: Diagnostics,
     verdict: Verdict,
     values: Sequence[Value],
+    heaviest: tuple[HeavyRow, ...],
     scale: Scale,
 ) -> PolicyResult:
     name = diagnostics.policy
@@ -151,7 +152,7 @@ def _target_result(
         values=tuple(values),
         diagnostics=diagnostics,
         weights=weight_pictures(study, name),
-        heaviest=_heaviest(rows, studies.kept, study, name) if study is studies.common else (),
+        heaviest=heaviest,
         failures=_failures(rows, name),
         facts=rows.policy_facts.get(name, {}),
         truth=(rows.truth or {}).get(name),
@@ -164,30 +165,34 @@ def _value(found: Estimate) -> Value:
     )
 
 
-def _heaviest(rows: RunRows, kept: Sequence[LoggedRow], study: Study, name: str) -> tuple[HeavyRow, ...]:
-    """The rows with the largest weights; none where all weigh the same."""
-    weights = mean_one_weights(study.log_ratio[name], name)
-    if np.ptp(weights) == 0:
-        return ()
-    largest = np.argsort(-weights, kind="stable")[:_HEAVIEST]
-    tokens = token_ratios(rows, name, [kept[at].response_id for at in largest])
-    return tuple(
-        HeavyRow(
-            response_id=row.response_id,
-            prompt_id=row.prompt_id,
-            weight=float(weights[at]),
-            share=float(weights[at] / len(weights)),
-            log_ratio=float(study.log_ratio[name][at]),
-            judge=float(study.judge[at]),
-            label=row.label,
-            prompt=_cut(rows.prompts.get(row.prompt_id, ""), _PROMPT_CHARACTERS),
-            response=_cut(row.response, _RESPONSE_CHARACTERS),
-            tokens=tokens.get(row.response_id, ()),
+def _heaviest(rows: RunRows, kept: Sequence[LoggedRow], study: Study) -> dict[str, tuple[HeavyRow, ...]]:
+    """Of each policy, the rows with the largest weights; none where all weigh the same."""
+    weights = {name: mean_one_weights(log_ratio, name) for name, log_ratio in study.log_ratio.items()}
+    largest = {
+        name: [at for at in np.argsort(-weight, kind="stable")[:_HEAVIEST].tolist() if weight[at] > 0]
+        for name, weight in weights.items()
+        if np.ptp(weight) > 0
+    }
+    tokens = token_ratios(rows, {name: {kept[at].response_id for at in some} for name, some in largest.items()})
+    return {
+        name: tuple(
+            HeavyRow(
+                response_id=row.response_id,
+                prompt_id=row.prompt_id,
+                weight=float(weights[name][at]),
+                share=float(weights[name][at] / study.n),
+                log_ratio=float(study.log_ratio[name][at]),
+                judge=float(study.judge[at]),
+                label=row.label,
+                prompt=_cut(rows.prompts.get(row.prompt_id, ""), _PROMPT_CHARACTERS),
+                response=_cut(row.response, _RESPONSE_CHARACTERS),
+                tokens=tokens.get((name, row.response_id), ()),
+            )
+            for at in some
+            for row in [kept[at]]
         )
-        for at in largest
-        for row in [kept[at]]
-        if weights[at] > 0
-    )
+        for name, some in largest.items()
+    }
 
 
 def _failures(rows: RunRows, name: str) -> dict[str, int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from llamalab.arena.cje_format import LOGGED, read_cje
 from llamalab.arena.jsonl import Line, read_lines, read_object
@@ -13,6 +13,12 @@ from llamalab.arena.results import TokenRatio
 from llamalab.arena.run_rows import JUDGE, DrawRow, LoggedRow, RunRows
 from llamalab.arena.settings import EstimatorSettings
 from llamalab.errors import InputError
+
+_Scored: TypeAlias = tuple[float, int] | str
+"""Log probability in nats and number of tokens; or the type of the error that stands there instead."""
+
+_MISSING = "missing"
+"""The type of error of what a run has not reached."""
 
 
 def read_run(folder: Path) -> RunRows:
@@ -32,18 +38,27 @@ def read_run(folder: Path) -> RunRows:
     return _read_folder(folder)
 
 
-def token_ratios(rows: RunRows, policy: str, ids: Iterable[str]) -> dict[str, tuple[TokenRatio, ...]]:
-    """What each token of some responses adds to the log ratio of a policy; rows without token scores are left out."""
-    path, wanted = rows.folder / "logprobs.jsonl", set(ids)
-    if not wanted or not path.is_file():
+def token_ratios(rows: RunRows, wanted: Mapping[str, Collection[str]]) -> dict[tuple[str, str], tuple[TokenRatio, ...]]:
+    """What each token of some responses adds to the log ratio of a policy.
+
+    Args:
+        rows: of the run.
+        wanted: response ids, by policy.
+
+    Returns:
+        By policy and response id; responses without token scores are left out.
+    """
+    path = rows.folder / "logprobs.jsonl"
+    if not any(wanted.values()) or not path.is_file():
         return {}
     found = {}
     for line in read_lines(path):
-        if str(line.fields.get("id")) in wanted:
-            policies = line.object("policies")
-            ratios = _ratios(policies.get(rows.base, {}).get("tokens"), policies.get(policy, {}).get("tokens"))
+        id = str(line.fields.get("id"))
+        for policy in [name for name, ids in wanted.items() if id in ids]:
+            scores = line.object("policies")
+            ratios = _ratios(scores.get(rows.base, {}).get("tokens"), scores.get(policy, {}).get("tokens"))
             if ratios:
-                found[str(line.fields["id"])] = ratios
+                found[policy, id] = ratios
     return found
 
 
@@ -69,7 +84,7 @@ def _read_folder(folder: Path) -> RunRows:
     outcome_range = None if oracle is None else _range(oracle)
     judged = _judged(folder, judge_range)
     labels = _labels(folder, outcome_range)
-    scores = _scores(folder / "logprobs.jsonl")
+    scores = _scores(folder / "logprobs.jsonl", (base, *targets))
     rows = tuple(_logged(folder, (base, *targets), scores, judged, labels))
     estimators = config.fields.get("estimators") or {}
     truth = folder / "truth.json"
@@ -80,7 +95,7 @@ def _read_folder(folder: Path) -> RunRows:
         base=base,
         targets=targets,
         clone=config.fields.get("clone"),
-        prompts={line.text("prompt_id"): _prompt(line) for line in read_lines(folder / "prompts.jsonl")},
+        prompts=_prompts(folder / "prompts.jsonl"),
         rows=rows,
         draws={name: found for name in targets if (found := tuple(_draws(folder, base, name, judged, labels)))},
         judge_range=judge_range,
@@ -99,7 +114,7 @@ def _read_folder(folder: Path) -> RunRows:
 def _logged(
     folder: Path,
     policies: tuple[str, ...],
-    scores: Mapping[str, Line],
+    scores: Mapping[str, Mapping[str, _Scored]],
     judged: Mapping[str, float | str],
     labels: Mapping[str, tuple[float, float]],
 ) -> Iterator[LoggedRow]:
@@ -108,12 +123,12 @@ def _logged(
         errors: dict[str, str] = {}
         logprobs, lengths = {}, {}
         for name in policies:
-            value = _scored(scores.get(id), name)
+            value = scores.get(id, {}).get(name, _MISSING)
             if isinstance(value, str):
                 errors[name] = value
             else:
                 logprobs[name], lengths[name] = value
-        judge = judged.get(id, "missing")
+        judge = judged.get(id, _MISSING)
         if isinstance(judge, str):
             errors[JUDGE] = judge
         label, probability = labels.get(id, (None, None))
@@ -142,11 +157,11 @@ def _draws(
     if not path.is_file():
         return
     scored = path.with_name(f"{policy}.logprobs.jsonl")
-    scores = _scores(scored) if scored.is_file() else {}
+    scores = _scores(scored, (base, policy)) if scored.is_file() else {}
     for line in _responses(path):
         id = line.text("response_id")
-        judge = judged.get(id, "missing")
-        values = [_scored(scores.get(id), name) for name in (base, policy)]
+        judge = judged.get(id, _MISSING)
+        values = [scores.get(id, {}).get(name, _MISSING) for name in (base, policy)]
         under = [None if isinstance(value, str) else value[0] for value in values]
         yield DrawRow(
             prompt_id=line.text("prompt_id"),
@@ -169,14 +184,17 @@ def _responses(path: Path) -> Iterator[Line]:
         yield line
 
 
-def _scores(path: Path) -> dict[str, Line]:
-    return {str(line.fields.get("id")): line.part("policies") for line in read_lines(path)}
+def _scores(path: Path, policies: Sequence[str]) -> dict[str, dict[str, _Scored]]:
+    """Of each response under each policy; the tokens, which are most of the file, are not kept."""
+    return {
+        str(line.fields.get("id")): {name: _scored(line.part("policies"), name) for name in policies}
+        for line in read_lines(path)
+    }
 
 
-def _scored(line: Line | None, policy: str) -> tuple[float, int] | str:
-    """Log probability and tokens under a policy; or the type of the error that stands there instead."""
-    if line is None or policy not in line.fields:
-        return "missing"
+def _scored(line: Line, policy: str) -> _Scored:
+    if policy not in line.fields:
+        return _MISSING
     value = line.part(policy)
     if value.fields.get("error"):
         return str(value.fields["error"])
@@ -216,6 +234,16 @@ def _range(line: Line) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) != 2 or not all(isinstance(each, int | float) for each in value):
         line.refuse("the field 'range' must be a list of the least and the largest value.")
     return float(value[0]), float(value[1])
+
+
+def _prompts(path: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in read_lines(path):
+        id = line.text("prompt_id")
+        if id in found:
+            line.refuse(f"the prompt_id {id!r} is that of an earlier line too. Give each prompt an id of its own.")
+        found[id] = _prompt(line)
+    return found
 
 
 def _prompt(line: Line) -> str:
