@@ -14,7 +14,7 @@ from llamalab.arena.judges import fingerprint
 from llamalab.arena.logprobs import HOW, rows_to_score, score_clone
 from llamalab.arena.manifest import policy_record, sha256_of, write_json, write_whole
 from llamalab.arena.settings import ArenaConfig
-from llamalab.arena.stages import Work
+from llamalab.arena.work import Work
 from llamalab.errors import EngineError, InputError
 from llamalab.scoring.result import LogProbResult
 from llamalab.scoring.rows import Row, read_rows

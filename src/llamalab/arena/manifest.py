@@ -52,7 +52,7 @@ def check_models(config: ArenaConfig) -> None:
     """
     from llamalab.checkpoints.locate import locate
 
-    models = {f"policies.{name}.model": policy for name, policy in config.policies.items()}
+    models = {f"policies.{name}.model": policy for name, policy in config.compared.items()}
     oracle = None if config.oracle is None else config.oracle.judge
     for place, judge in (("judge", config.judge), ("oracle.judge", oracle)):
         if judge is not None and judge.model is not None:
@@ -101,8 +101,8 @@ def write_manifest(config: ArenaConfig, folder: Path, notes: tuple[str, ...], co
         "format": FORMAT,
         "title": config.path.stem,
         "config": config.record(),
-        "policy_facts": {name: _facts(policy) for name, policy in config.policies.items()},
-        "fingerprints": {name: dict(fingerprint(policy, "strict").facts) for name, policy in config.policies.items()},
+        "policy_facts": {name: _facts(policy) for name, policy in config.compared.items()},
+        "fingerprints": {name: dict(fingerprint(policy, "strict").facts) for name, policy in config.compared.items()},
         "facts": _run_facts(config),
         "commands": list(commands),
         "notes": [*said, *notes],

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamalab.arena import stages
+from llamalab.arena import score_stage, stages
 from llamalab.arena.jsonl import read_lines
 from llamalab.arena.manifest import check_models, require_extra, write_manifest
 from llamalab.arena.settings import ArenaConfig
+from llamalab.arena.work import Work
 from llamalab.engines.options import nearest
 from llamalab.errors import ConfigError, InputError
 
@@ -26,11 +27,11 @@ STEPS = ("prompts", "responses", "draws", "logprobs", "judge", "labels", "estima
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much."""
 
-_RUN: dict[str, Callable[[stages.Work], None]] = {
+_RUN: dict[str, Callable[[Work], None]] = {
     "prompts": stages.prompts,
     "responses": stages.responses,
     "draws": stages.draws,
-    "logprobs": stages.logprobs,
+    "logprobs": score_stage.logprobs,
     "judge": stages.judge,
     "labels": stages.labels,
     "estimate": stages.estimate,
@@ -93,10 +94,10 @@ def run(
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be made: {error.strerror or error}.") from error
     with _alone(folder):
-        work = stages.Work(config, folder, force, progress or _silent)
+        work = Work(config, folder, force, progress or _silent)
         for step in steps:
             if step == "estimate":
-                write_manifest(config, folder, tuple(stages.notes(work)), tuple(commands))
+                write_manifest(config, folder, tuple(score_stage.notes(work)), tuple(commands))
             _what_runs(config)[step](work)
     return folder
 
@@ -117,7 +118,7 @@ def selected(only: str | None, from_: str | None) -> tuple[str, ...]:
     return (name,) if only else STEPS[STEPS.index(name) :]
 
 
-def _what_runs(config: ArenaConfig) -> dict[str, Callable[[stages.Work], None]]:
+def _what_runs(config: ArenaConfig) -> dict[str, Callable[[Work], None]]:
     """The steps; where the truth is known, responses are drawn from a table of scored candidates."""
     if config.candidates is None:
         return _RUN

@@ -192,6 +192,11 @@ class ArenaConfig:
     lines: Mapping[str, int] = field(default_factory=dict, repr=False)
     said: tuple[str, ...] = ()
 
+    @property
+    def compared(self) -> dict[str, Policy]:
+        """The base and the targets, by name."""
+        return {name: self.policies[name] for name in (self.base, *self.targets)}
+
     def at(self, place: str) -> str:
         """Where a setting stands, for a message: file, line and name; of one that is left out, the nearest above it."""
         return at(self.path, self.lines, place)
@@ -200,7 +205,7 @@ class ArenaConfig:
         """Everything that decides what comes out, as JSON can say it; neither paths of output nor lines."""
         return {
             "policies": {
-                name: {**plain(policy), **plain(self.writing[name])} for name, policy in self.policies.items()
+                name: {**plain(policy), **plain(self.writing[name])} for name, policy in self.compared.items()
             },
             "base": self.base,
             "targets": list(self.targets),
