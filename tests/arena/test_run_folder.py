@@ -59,6 +59,15 @@ def test_what_was_not_reached_yet_is_missing_not_zero(folder: Path) -> None:
     assert set(last.errors.values()) == {"missing"}
 
 
+def test_a_response_that_could_not_be_written_is_a_failure_under_every_policy(folder: Path) -> None:
+    edit(folder / "responses.jsonl", 2, response=None, error="context_overflow")
+    edit(folder / "draws" / "near.jsonl", 1, response=None, error="context_overflow")
+    found = read_run(folder)
+    assert found.rows[1].logprobs == {}
+    assert set(found.rows[1].errors.values()) == {"context_overflow"}
+    assert (found.draws["near"][0].judge, found.draws["near"][0].error) == (None, "context_overflow")
+
+
 @pytest.mark.parametrize(
     ("name", "line", "fields", "message"),
     [

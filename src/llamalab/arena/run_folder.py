@@ -120,22 +120,23 @@ def _logged(
 ) -> Iterator[LoggedRow]:
     for line in _responses(folder / "responses.jsonl"):
         id = line.text("response_id")
+        unwritten = line.fields.get("error")
         errors: dict[str, str] = {}
         logprobs, lengths = {}, {}
         for name in policies:
-            value = scores.get(id, {}).get(name, _MISSING)
+            value = str(unwritten) if unwritten else scores.get(id, {}).get(name, _MISSING)
             if isinstance(value, str):
                 errors[name] = value
             else:
                 logprobs[name], lengths[name] = value
-        judge = judged.get(id, _MISSING)
+        judge = str(unwritten) if unwritten else judged.get(id, _MISSING)
         if isinstance(judge, str):
             errors[JUDGE] = judge
         label, probability = labels.get(id, (None, None))
         yield LoggedRow(
             response_id=id,
             prompt_id=line.text("prompt_id"),
-            response=line.text("response"),
+            response="" if unwritten else line.text("response"),
             logprobs=logprobs,
             judge=None if isinstance(judge, str) else judge,
             label=label,
@@ -160,7 +161,8 @@ def _draws(
     scores = _scores(scored, (base, policy)) if scored.is_file() else {}
     for line in _responses(path):
         id = line.text("response_id")
-        judge = judged.get(id, _MISSING)
+        unwritten = line.fields.get("error")
+        judge = str(unwritten) if unwritten else judged.get(id, _MISSING)
         values = [scores.get(id, {}).get(name, _MISSING) for name in (base, policy)]
         under = [None if isinstance(value, str) else value[0] for value in values]
         yield DrawRow(
@@ -170,7 +172,7 @@ def _draws(
             target=under[1],
             label=labels.get(id, (None, None))[0],
             error=judge if isinstance(judge, str) else None,
-            response=line.text("response"),
+            response="" if unwritten else line.text("response"),
         )
 
 
