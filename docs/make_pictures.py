@@ -1,7 +1,8 @@
 """Draw the pictures of the documentation: `python docs/make_pictures.py` writes them all.
 
-The tour as a terminal shows it (demo.svg), what the entropix sampler decided in a story (pictures/entropix.svg), and
-pico's speed by depth (pictures/bench.svg).
+The tour as a terminal shows it (demo.svg), what the entropix sampler decided in a story (pictures/entropix.svg), pico's
+speed by depth (pictures/bench.svg), the memory of a context (pictures/memory.svg), and what little overlap does to an
+estimate (pictures/overlap.svg).
 """
 
 from __future__ import annotations
@@ -10,10 +11,16 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
+from matplotlib.ticker import PercentFormatter
 from rich.console import Console
 
 from llamalab.cli.app import run
 from llamalab.cli.demo import tour
+from llamalab.lab.picture import new_figure, save
+from llamalab.ope import gates
+from llamalab.ope.estimators import estimate
+from llamalab.ope.study import Study
 
 DOCS = Path(__file__).parent
 
@@ -46,8 +53,71 @@ def draw_memory() -> None:
     assert code == 0
 
 
+def draw_overlap() -> None:
+    """How fast the effective sample size falls, and what intervals that nobody refuses are worth then."""
+    figure = new_figure(9, 3.8)
+    left, right = figure.subplots(1, 2)
+    spread = np.linspace(0, 2.5, 200)
+    left.plot(spread, np.exp(-(spread**2)), color="#1f5f99", linewidth=2)
+    left.set_xlabel("spread of the log ratio of a response, nats")
+    left.set_ylabel("ESS, share of rows")
+    for low, high, colour, word in (
+        (gates.ESS_SHOWN, 1.0, "#1f5f99", "SHOWN"),
+        (gates.ESS_CAUTION, gates.ESS_SHOWN, "#d9a400", "CAUTION"),
+        (0.0, gates.ESS_CAUTION, "#c04d06", "REFUSED"),
+    ):
+        left.axhspan(low, high, color=colour, alpha=0.08, linewidth=0)
+        left.text(2.47, (low + high) / 2, word, ha="right", va="center", fontsize=8, color="#444444")
+    shares = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.007, 0.003)
+    for rows, line in ((300, "o-"), (1000, "s--")):
+        held = [_coverage(share, rows, runs=400) for share in shares]
+        right.plot(shares, held, line, color="#1f5f99", markersize=4, linewidth=1.2, label=f"{rows:,} rows")
+    right.axhline(0.95, color="#888888", linewidth=1, linestyle=":")
+    right.axvline(gates.ESS_SHOWN, color="#888888", linewidth=1, linestyle=":")
+    right.set_xscale("log")
+    right.invert_xaxis()
+    right.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    right.set_xlabel("true ESS, share of rows")
+    right.set_ylabel("95% intervals of SNIPS that hold the truth")
+    right.set_ylim(0.5, 1.0)
+    right.legend(fontsize=8)
+    for axes in (left, right):
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylim(0, 1)
+    left.set_xlim(0, 2.5)
+    save(figure, DOCS / "pictures" / "overlap.svg")
+
+
+def _coverage(share: float, rows: int, runs: int) -> float:
+    """Share of runs whose interval holds the truth, without gates.
+
+    Something hidden in a response, normal in the base's, decides both its log ratio and its outcome; in the target's it
+    is shifted by the spread of the log ratio.
+    """
+    generator = np.random.default_rng(0)
+    spread = float(np.sqrt(-np.log(share)))
+    at, weight = np.polynomial.hermite_e.hermegauss(80)
+    truth = float((weight * _outcome(at + spread)).sum() / weight.sum())
+    names = tuple(str(row) for row in range(rows))
+    held = 0
+    for _ in range(runs):
+        hidden = generator.standard_normal(rows)
+        log_ratio = {"target": spread * hidden - spread**2 / 2}
+        none, certain = np.full(rows, np.nan), np.ones(rows)
+        study = Study(np.arange(rows), names, _outcome(hidden), none, certain, log_ratio)
+        (found,) = estimate(study, ["target"], ["snips"], scale="judge")
+        held += found.low <= truth <= found.high
+    return held / runs
+
+
+def _outcome(hidden: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-1 - hidden))
+
+
 if __name__ == "__main__":
     draw_tour()
     draw_entropix()
     draw_bench()
     draw_memory()
+    draw_overlap()
