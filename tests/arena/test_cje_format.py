@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llamalab.arena.cje_format import read_cje, write_draws, write_logged
+from llamalab.arena.cje_format import read_cje, write_cje
 from llamalab.errors import InputError
 from tests.arena.rows_cases import failing, made_rows
 
@@ -31,8 +31,7 @@ def write(folder: Path, *rows: dict[str, Any]) -> Path:
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     made = failing(made_rows(40), "far", 1)
-    assert write_logged(made, tmp_path / "logged_data.jsonl") == 40
-    write_draws(made, tmp_path / "fresh_draws")
+    write_cje(made, tmp_path)
     found = read_cje(tmp_path)
     assert found.targets == made.targets
     assert found.clone == "pi_clone"
@@ -51,8 +50,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 def test_the_library_itself_reads_what_is_written(tmp_path: Path) -> None:
     cje = pytest.importorskip("cje")
     made = made_rows(60)
-    write_draws(replace(made, draws={"near": made.draws["near"], "far": made.draws["near"]}), tmp_path)
-    found = cje.analyze_dataset(fresh_draws_dir=str(tmp_path), estimator_config={"inference_method": "cluster_robust"})
+    write_cje(replace(made, draws={"near": made.draws["near"], "far": made.draws["near"]}), tmp_path)
+    config = {"inference_method": "cluster_robust"}
+    found = cje.analyze_dataset(fresh_draws_dir=str(tmp_path / "fresh_draws"), estimator_config=config)
     mean = sum(draw.judge or 0.0 for draw in made.draws["near"]) / len(made.draws["near"])
     assert found.estimates[1] == pytest.approx(mean)
 
@@ -99,3 +99,11 @@ def test_a_line_that_cannot_be_is_named(tmp_path: Path, fields: dict[str, Any], 
 def test_a_file_without_rows_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no rows"):
         read_cje(write(tmp_path))
+
+
+def test_rows_are_never_written_over_themselves(tmp_path: Path) -> None:
+    folder = write(tmp_path, ROW, ROW)
+    before = (folder / "logged_data.jsonl").read_bytes()
+    with pytest.raises(InputError, match="is where the rows come from"):
+        write_cje(read_cje(folder), folder)
+    assert (folder / "logged_data.jsonl").read_bytes() == before

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from llamalab.arena.results import read_results
+from tests.arena.rows_cases import made_rows, write_run
 from tests.cli.conftest import Cli
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "arena_sample"
@@ -95,6 +97,16 @@ def test_a_config_or_folder_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
         assert (done.code, "cannot be read" in done.err) == (2, True)
     done = cli("arena", "report", str(tmp_path))
     assert (done.code, "is no run folder" in done.err) == (2, True)
+
+
+def test_rows_go_into_cje_s_layout_and_come_back_from_it(cli: Cli, tmp_path: Path) -> None:
+    run, cje = write_run(tmp_path / "run", made_rows(60)), tmp_path / "cje"
+
+    assert cli("arena", "report", str(run), "--cje", str(cje)).code == 0
+    assert cli("arena", "report", str(cje), "--out", str(tmp_path / "again")).code == 0
+    first, second = (read_results(folder / "results.json") for folder in (run, tmp_path / "again"))
+    one, other = ({v.estimator: v.value for v in r.policy("far").values if v.scale == "judge"} for r in (first, second))
+    assert one["snips"] == pytest.approx(other["snips"])
 
 
 @pytest.mark.slow

@@ -72,39 +72,29 @@ def read_cje(folder: Path) -> RunRows:
     )
 
 
-def write_logged(rows: RunRows, path: Path) -> int:
-    """Write the logged rows in CJE's layout; -inf and what has no number is null.
+def write_cje(rows: RunRows, folder: Path) -> None:
+    """Write logged rows and fresh draws in CJE's layout; a log probability of -inf, and what has none, is null.
 
-    Returns:
-        How many rows were written: a row without a judge score is none of CJE's.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    return _write(path, (_logged_record(rows, row) for row in rows.rows if row.judge is not None))
-
-
-def write_draws(rows: RunRows, folder: Path) -> None:
-    """Write the fresh draws of each target as `POLICY_responses.jsonl`.
+    A row without a judge score is left out: it is none of CJE's.
 
     Raises:
-        InputError: a file cannot be written.
+        InputError: the folder is the one that the rows came from, or a file cannot be written.
     """
+    if folder.absolute() == rows.folder.absolute():
+        raise InputError(f"{folder} is where the rows come from. Name another folder for CJE's layout.")
+    _write(folder / LOGGED, (_logged_record(rows, row) for row in rows.rows if row.judge is not None))
     for name, draws in rows.draws.items():
-        _write(folder / f"{name}{_SUFFIX}", _draw_records(rows, draws))
+        _write(folder / DRAWS / f"{name}{_SUFFIX}", _draw_records(rows, draws))
 
 
-def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
-    count = 0
+def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             for record in records:
                 file.write(as_line(record))
-                count += 1
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
-    return count
 
 
 def _logged(line: Line, targets: Sequence[str], prompts: dict[str, str]) -> LoggedRow:

@@ -147,6 +147,9 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where results.json and report.html go.")
     ] = None,
+    cje: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also write the rows there, in CJE's layout.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate anew from the rows of a run, and write results.json and report.html.
@@ -156,6 +159,7 @@ def report(
     from llamalab.arena.manifest import require_extra
 
     require_extra()
+    from llamalab.arena.cje_format import write_cje
     from llamalab.arena.evaluation import evaluate
     from llamalab.arena.report import write_report
     from llamalab.arena.results import write_results
@@ -167,6 +171,8 @@ def report(
     elif not folder.is_dir():
         raise InputError(f"{source} cannot be read: there is no such configuration or folder.")
     rows = read_run(folder)
+    if cje is not None:
+        write_cje(rows, cje.expanduser())
     target = out or (folder if (folder / "manifest.json").is_file() else Path("arena_report"))
     target.mkdir(parents=True, exist_ok=True)
     results = evaluate(rows)
