@@ -105,3 +105,13 @@ def test_memory_benchmark_on_a_small_shape(tmp_path: Path) -> None:
     ]
     assert all(cell["error"] == cell["estimate"] / cell["measured"] - 1 for cell in result["cells"])
     assert done.returncode == int(result["largest_error"] > 0.03)
+
+
+@pytest.mark.slow
+def test_coverage_benchmark_runs() -> None:
+    command = [sys.executable, "benchmarks/coverage.py", "--replications", "24", "--sizes", "100", "--processes", "1"]
+    done = subprocess.run([*command, "--json"], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+    cells = json.loads(done.stdout)["cells"]
+    assert {cell["estimator"] for cell in cells} == {"ips", "snips", "calibrated_ips", "dr", "stacked"}
+    assert all(0 <= cell["refused"] <= 1 and cell["width"] > 0 for cell in cells)
+    assert done.returncode == (1 if json.loads(done.stdout)["misses"] else 0)
