@@ -87,13 +87,13 @@ def test_the_forest_axis_ignores_refused_numbers() -> None:
 
 def test_means_in_tenths_are_those_of_the_points() -> None:
     points = [(i / 100, float(i % 2)) for i in range(100)]
-    assert pictures._tenths(points) == [pytest.approx((i / 10 + 0.045, 0.5)) for i in range(10)]
-    assert pictures._tenths(points[:39]) == []
+    assert pictures.tenths(points) == [pytest.approx((i / 10 + 0.045, 0.5)) for i in range(10)]
+    assert pictures.tenths(points[:39]) == []
 
 
 def test_means_in_tenths_never_part_equal_scores() -> None:
     points = [(0.5, float(i % 2)) for i in range(60)] + [(0.8, 1.0)] * 40
-    assert pictures._tenths(points) == [(0.5, 0.5), (pytest.approx(0.8), 1.0)]
+    assert pictures.tenths(points) == [(0.5, 0.5), (pytest.approx(0.8), 1.0)]
 
 
 def _svg(drawing: str) -> ET.Element:

@@ -142,7 +142,7 @@ def calibration(
     x = plot.fixed_axis(*judge_range, "judge score", most=6)
     y = plot.fixed_axis(*outcome_range, "label of the oracle", most=6)
     height = 280
-    means = _tenths(curve.points)
+    means = tenths(curve.points)
     marks = [
         plot.dots(x, y, curve.points, "dots", height),
         plot.steps(x, y, curve.curve, "curve strong", height),
@@ -152,7 +152,7 @@ def calibration(
     return plot.plot(x, y, marks, "Labels of the oracle against judge scores, with the fitted curve.", height)
 
 
-def _tenths(points: Sequence[plot.Point]) -> list[plot.Point]:
+def tenths(points: Sequence[plot.Point]) -> list[plot.Point]:
     """Means of about ten parts of equal size by the first number, which never part equal ones; none of few points."""
     if len(points) < 40:
         return []
