@@ -162,7 +162,11 @@ def cells(n: int, tables: Array) -> Iterator[Cell]:
 
 
 def misses(found: list[Cell]) -> list[str]:
-    """The promises that these figures do not keep."""
+    """The promises that these figures do not keep.
+
+    That of policies without overlap is about headline numbers: how many of them are REFUSED and how many CAUTION is in
+    the table.
+    """
     wrong = []
     for cell in found:
         where = f"n = {cell.n:,}, ESS {cell.ess:g}, {cell.estimator}"
