@@ -160,7 +160,7 @@ def differences(
     values, points_P = replicates.values[estimator], replicates.points[estimator]
     column = {name: at for at, name in enumerate(replicates.policies) if np.isfinite(points_P[at])}
     pairs = tuple(combinations(column, 2)) if pairs is None else pairs
-    for name in {name for pair in pairs for name in pair} - set(column):
+    for name in (name for pair in pairs for name in pair if name not in column):
         raise InputError(f"There is no {estimator} value of {name!r}; there is one of {', '.join(column) or 'none'}.")
     gaps = [values[:, column[one]] - values[:, column[other]] for one, other in pairs]
     p = np.array([_p_value(gap) for gap in gaps])

@@ -51,7 +51,8 @@ class CrossFit:
 
     Attributes:
         fold: (G,) fold of each prompt.
-        nodes: of each fold, the distinct scores labelled outside it, ascending.
+        nodes: of each fit, the distinct scores it was fitted at, ascending: fit k leaves out fold k; a last fit, where
+            it was asked for, leaves out nothing.
         mass_NG: weight of a prompt's labels at each node: the sum of 1/q.
         total_NG: the same of label times 1/q.
     """
@@ -72,16 +73,15 @@ class CrossFit:
             start += len(nodes)
         return np.concatenate(parts)
 
-    def at(self, scores: FloatArray, prompt: IntArray) -> csr_array:
-        """(rows, N): times a fit, f^(-k) of each score, by the fold that its prompt was left out of.
+    def at(self, scores: FloatArray, which: IntArray) -> csr_array:
+        """(rows, N): times a fit, f of each score by the fit with that number (the fold of its prompt, as a rule).
 
         Between nodes linear, beyond the outermost constant.
         """
-        fold = self.fold[prompt]
         low, high, share = np.zeros(len(scores), np.int64), np.zeros(len(scores), np.int64), np.zeros(len(scores))
         start = 0
         for k, nodes in enumerate(self.nodes):
-            rows = np.flatnonzero(fold == k)
+            rows = np.flatnonzero(which == k)
             inside = np.clip(scores[rows], nodes[0], nodes[-1])
             above = np.clip(np.searchsorted(nodes, inside), min(1, len(nodes) - 1), len(nodes) - 1)
             below = np.maximum(above - 1, 0)
@@ -95,11 +95,17 @@ class CrossFit:
         return csr_array((data[used], (np.tile(row, 2)[used], columns[used])), shape=(len(scores), start))
 
 
-def cross_fit(study: Study, *, folds: int = 5, seed: int = 0) -> CrossFit:
+def cross_fit(study: Study, *, folds: int = 5, seed: int = 0, whole: bool = False) -> CrossFit:
     """The calibration of judge scores on a study's labels, cross-fitted by prompt.
 
     Labels weigh 1/q each, so that the fit is of the base policy's responses whichever were likelier to be labelled.
     Where fewer prompts than folds have labels, there are as many folds as such prompts.
+
+    Args:
+        study: with labels.
+        folds: of prompts.
+        seed: deals the prompts into folds.
+        whole: add a last fit, on all labels.
 
     Raises:
         InputError: labels of fewer than two prompts, or labels chosen by hand.
@@ -125,7 +131,7 @@ def cross_fit(study: Study, *, folds: int = 5, seed: int = 0) -> CrossFit:
     scores, prompt, label = study.judge[rows], study.prompt[rows], study.label[rows]
     weight = 1.0 / study.label_probability[rows]
     nodes, at_node, of_row, start = [], [], [], 0
-    for k in range(int(fold.max()) + 1):
+    for k in range(int(fold.max()) + 1 + whole):
         outside = np.flatnonzero(fold[prompt] != k)
         distinct, place = np.unique(scores[outside], return_inverse=True)
         nodes.append(distinct)

@@ -68,9 +68,12 @@ def pooled_df(parts: tuple[Variance, ...]) -> float:
 
     Source: Welch 1947, Satterthwaite 1946.
     """
-    below = sum(part.value**2 / part.df for part in parts)
-    most = max(part.df for part in parts)
-    return min(most, sum(part.value for part in parts) ** 2 / below) if below > 0 else most
+    most, largest = max(part.df for part in parts), max(part.value for part in parts)
+    if largest == 0:
+        return most
+    shares = [part.value / largest for part in parts]
+    below = sum(share**2 / part.df for share, part in zip(shares, parts, strict=True))
+    return min(most, sum(shares) ** 2 / below)
 
 
 def t_interval(value: float, se: float, df: float, level: float = 0.95) -> tuple[float, float]:

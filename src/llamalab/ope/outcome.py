@@ -77,7 +77,7 @@ def outcome_of(study: Study, *, scale: str, folds: int = 5, seed: int = 0) -> Ou
     calibration = cross_fit(study, folds=folds, seed=seed) if scale == "oracle" else None
 
     def at(scores: FloatArray, prompt: IntArray) -> csr_array:
-        return csr_array(scores[:, None]) if calibration is None else calibration.at(scores, prompt)
+        return csr_array(scores[:, None]) if calibration is None else calibration.at(scores, calibration.fold[prompt])
 
     draws = {}
     for policy, drawn in study.draws.items():
