@@ -299,6 +299,33 @@ def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"judge": "{kind: 'python:judge.size', range: [0, 1]}"}, r"line 6, judge\.kind: .*no function 'size'"),
+        ({"judge": "{kind: 'python:jugde.length', range: [0, 1]}"}, r"line 6, judge\.kind: .*jugde"),
+        ({"oracle": "{file: no.jsonl, range: [0, 1]}"}, r"line 7, oracle\.file: there is no file .*no\.jsonl"),
+        ({"responses": "{file: no.jsonl, generated_by: p0}"}, r"line 5, responses\.file: there is no file"),
+    ],
+)
+def test_what_a_later_step_needs_is_looked_for_first(
+    tmp_path: Path, tiny_gguf: Path, section: dict[str, str], said: str
+) -> None:
+    config = load_config(write_config(tmp_path, tiny_gguf, **section))
+    with pytest.raises(ConfigError, match=said):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_right_answers_that_no_prompt_has_are_missed_before_a_response_is_written(
+    tmp_path: Path, tiny_gguf: Path
+) -> None:
+    config = load_config(write_config(tmp_path, tiny_gguf, judge="{kind: exact_match, reference: answer}"))
+    with pytest.raises(ConfigError, match=r"line 6, judge\.reference: no prompt has a field 'answer'"):
+        run(config)
+    assert not (tmp_path / "run" / "responses.jsonl").exists()
+
+
 def test_a_template_that_does_not_work_is_named_before_a_response_is_written(tmp_path: Path, tiny_gguf: Path) -> None:
     hot = f"{{model: {tiny_gguf}, template: no-such-template}}"
     config = load_config(write_config(tmp_path, tiny_gguf, hot=hot))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -16,54 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from llamalab.arena.settings import ArenaConfig, JudgeSettings
-from llamalab.errors import ConfigError, InputError, LlamalabError
+from llamalab.errors import InputError
 from llamalab.scoring.fingerprint import fingerprint
 from llamalab.scoring.policy import Policy
 
 FORMAT = 1
 """Of the files of a run."""
 
-EXTRA = ("scipy", "sklearn", "pyarrow", "matplotlib", "cje")
-"""Modules that the extra `arena` brings."""
-
 _IRRELEVANT = frozenset({"n_threads", "n_seq", "load_mode"})
 _SOFTWARE = ("llamalab", "llama-cpp-python", "numpy", "scipy", "cje-eval")
 _CUTS = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
-
-
-def require_extra() -> None:
-    """See that what the arena needs is installed.
-
-    Raises:
-        ConfigError: it is not; names the extra.
-    """
-    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"The arena needs {', '.join(missing)}, which its extra brings. Install it: pip install 'llamalab[arena]'."
-        )
-
-
-def check_models(config: ArenaConfig) -> None:
-    """See that every local model is there, before anything runs.
-
-    Raises:
-        ConfigError: one is not; names file, line and setting.
-    """
-    from llamalab.checkpoints.locate import locate
-
-    models = {f"policies.{name}.model": policy for name, policy in config.compared.items()}
-    oracle = None if config.oracle is None else config.oracle.judge
-    for place, judge in (("judge", config.judge), ("oracle.judge", oracle)):
-        if judge is not None and judge.model is not None:
-            models[f"{place}.model"] = judge.model
-    for place, policy in models.items():
-        if policy.remote:
-            continue
-        try:
-            locate(policy.model)
-        except LlamalabError as error:
-            raise ConfigError(f"{config.at(place)}: {error}") from None
 
 
 def policy_record(policy: Policy) -> dict[str, Any]:

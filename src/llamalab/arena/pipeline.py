@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamalab.arena import score_stage, stages
+from llamalab.arena import preflight, score_stage, stages
 from llamalab.arena.jsonl import read_lines
-from llamalab.arena.manifest import check_models, require_extra, write_manifest
+from llamalab.arena.manifest import write_manifest
 from llamalab.arena.settings import ArenaConfig
 from llamalab.arena.work import Work
 from llamalab.engines.options import nearest
@@ -86,8 +86,8 @@ def run(
         LlamalabError: what a step cannot go on without; the rows done so far are kept.
     """
     steps = selected(only, from_)
-    require_extra()
-    check_models(config)
+    preflight.require_extra()
+    preflight.check(config)
     folder = config.folder.expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from llamalab.arena.judges import Judged, ToJudge, fingerprint, open_judge
 from llamalab.arena.labels import label
 from llamalab.arena.logged import read_responses
 from llamalab.arena.manifest import FORMAT, policy_record, sha256_of, write_json, write_whole
+from llamalab.arena.preflight import check_references
 from llamalab.arena.prompts import read_prompts
 from llamalab.arena.settings import JudgeSettings, plain
 from llamalab.arena.work import Work
@@ -52,6 +53,7 @@ def responses(work: Work) -> None:
     """Let the base write, or read what it wrote."""
     config, path = work.config, work.folder / "responses.jsonl"
     _check_prompt(work)
+    check_references(config, work.prompts)
     if config.responses.file is not None:
         found = read_responses(config.responses.file, work.prompts, config.base)
         made_from = _written_by(work, config.base) | {"file_sha256": sha256_of(config.responses.file)}

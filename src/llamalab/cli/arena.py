@@ -119,7 +119,7 @@ def run(
         print(f"stopped; the same command goes on where {loaded.folder} ends", file=sys.stderr)
         raise
     if "estimate" in steps or "report" in steps:
-        _print(read_results(folder / "results.json"))
+        print_results(read_results(folder / "results.json"))
     if "report" in steps:
         print(f"\nreport: {folder / 'report.html'}")
 
@@ -156,7 +156,7 @@ def report(
 
     Without --out they go into the run's folder; of data in CJE's layout, into arena_report.
     """
-    from llamalab.arena.manifest import require_extra
+    from llamalab.arena.preflight import require_extra
 
     require_extra()
     from llamalab.arena.cje_format import write_cje
@@ -181,7 +181,7 @@ def report(
     if as_json:
         print_json(dataclasses.asdict(results))
         return
-    _print(results)
+    print_results(results)
     print(f"\nreport: {target / 'report.html'}")
 
 
@@ -191,7 +191,7 @@ def _config(path: Path) -> ArenaConfig:
     return load_config(path)
 
 
-def _print(results: Results) -> None:
+def print_results(results: Results) -> None:
     """The headline table, and why there is no number where there is none."""
     truth = any(policy.truth is not None for policy in results.policies)
     level = f"{100 * results.level:g}% interval"
