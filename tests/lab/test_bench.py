@@ -226,6 +226,6 @@ def test_a_file_that_is_no_history_is_refused(tmp_path: Path) -> None:
 def test_a_picture_is_drawn(tmp_path: Path, results: list[Result]) -> None:
     pytest.importorskip("matplotlib")
     plot(results, tmp_path / "bench.svg")
-    assert "tokens/s" in (tmp_path / "bench.svg").read_text() or (tmp_path / "bench.svg").stat().st_size > 5000
+    assert "tokens/s" in (tmp_path / "bench.svg").read_text()
     with pytest.raises(ConfigError, match="cannot be written"):
         plot(results, tmp_path / "no" / "bench.svg")
