@@ -69,6 +69,14 @@ def test_raw_ips_must_be_possible_on_its_scale(good: Diagnostics, found: Estimat
     assert judge_gates(good, [found], RANGES).state == state
 
 
+def test_labels_that_carry_both_means_out_of_range_refuse_nothing(good: Diagnostics) -> None:
+    """Outcomes near 1 and few labels: SNIPS is out too, so the weights did not do it."""
+    assert judge_gates(good, [ips(1.01), ips(1.005, name="snips")], RANGES).state == "SHOWN"
+    assert judge_gates(good, [ips(-0.01), ips(-0.005, name="snips")], RANGES).state == "SHOWN"
+    assert judge_gates(good, [ips(1.01), ips(0.8, name="snips")], RANGES).state == "REFUSED"
+    assert judge_gates(good, [ips(1.01), ips(1.2, "judge", name="snips")], RANGES).state == "REFUSED"
+
+
 @pytest.mark.parametrize(("rate", "state"), [(0.01, "SHOWN"), (0.0101, "REFUSED")])
 def test_failures_refuse(good: Diagnostics, rate: float, state: str) -> None:
     assert judge_gates(replace(good, failure_rate=rate), [], RANGES).state == state

@@ -134,13 +134,17 @@ def _ess(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
 def _raw_ips(
     diagnostics: Diagnostics, estimates: Sequence[Estimate], ranges: Mapping[str, tuple[float, float]]
 ) -> list[tuple[State, Reason]]:
+    """Not refused where SNIPS is outside on the same side: then labels near the end of the range did it."""
     found: list[tuple[State, Reason]] = []
-    for estimate in sorted(estimates, key=lambda each: each.scale):  # the judge's first: it does not depend on labels
-        if estimate.estimator != "ips" or estimate.policy != diagnostics.policy:
-            continue
+    own = [each for each in estimates if each.policy == diagnostics.policy]
+    snips = {each.scale: each.value for each in own if each.estimator == "snips"}
+    for estimate in sorted(own, key=lambda each: each.scale):  # the judge's first: it does not depend on labels
         low, high = ranges[estimate.scale]
         slack = _ROUNDING * (high - low)
-        if low - slack <= estimate.value <= high + slack:
+        if estimate.estimator != "ips" or low - slack <= estimate.value <= high + slack:
+            continue
+        weighted = snips.get(estimate.scale, low)
+        if (estimate.value > high and weighted > high) or (estimate.value < low and weighted < low):
             continue
         sentence = (
             f"The raw weighted mean is {estimate.value:.3g} on the {estimate.scale}'s scale, where {low:g} to {high:g} "
