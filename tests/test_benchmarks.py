@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,24 @@ def test_coverage_benchmark_runs() -> None:
     assert {cell["estimator"] for cell in cells} == {"ips", "snips", "calibrated_ips", "dr", "stacked"}
     assert all(0 <= cell["refused"] <= 1 and cell["width"] > 0 for cell in cells)
     assert done.returncode == (1 if json.loads(done.stdout)["misses"] else 0)
+
+
+@pytest.mark.slow
+def test_ope_speed_benchmark_runs(tmp_path: Path) -> None:
+    """Both parts, on a few rows in CJE's layout."""
+    rng = random.Random(0)
+    (tmp_path / "fresh_draws").mkdir()
+    for policy in ("base", "other"):
+        rows = [{"prompt_id": f"p{at}", "judge_score": round(rng.random(), 1), "draw_idx": 0} for at in range(60)]
+        if policy == "base":
+            for row in rows[:40]:
+                row["oracle_label"] = rng.random()
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "fresh_draws" / f"{policy}_responses.jsonl").write_text(text)
+    few = ["--replicates", "4", "--rounds", "1", "--rows", "300", "--labels", "60", "--large-replicates", "10"]
+    command = [sys.executable, "benchmarks/ope_speed.py", "--arena", str(tmp_path), "--large", "--json", *few]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr  # 1: a goal is missed, which so few replicates may do
+    lines = json.loads(done.stdout)["lines"]
+    assert len(lines) == 5
+    assert all(line["value"] >= 0 for line in lines)

@@ -179,6 +179,12 @@ def test_every_estimate_stays_right_when_a_prompt_lacks_draws() -> None:
     assert other.influence.mean() == pytest.approx(0, abs=1e-12)
 
 
+def test_draws_for_prompts_without_responses_are_no_draws() -> None:
+    study = take(STUDY, np.flatnonzero(STUDY.prompt < 50))
+    late = replace(study, draws={"sharp": Draws(np.array([60, 70]), np.array([0.5, 0.6]))})
+    assert "dr" not in by_name(late)
+
+
 def test_without_fresh_draws_there_is_no_dr() -> None:
     found = by_name(replace(STUDY, draws={}))
     assert set(found) == {"ips", "snips", "calibrated_ips", "stacked"}
@@ -198,6 +204,13 @@ def test_labels_do_not_replace_the_data_that_is_evaluated() -> None:
 def test_few_labels_leave_few_degrees_of_freedom() -> None:
     assert by_name(draw_study(WORLD, 1, labelled=0.06))["snips"].df < 20
     assert by_name(STUDY, scale="judge")["snips"].df == 99
+
+
+def test_degrees_of_freedom_are_at_most_those_of_the_prompts() -> None:
+    few = draw_study(WORLD, 1, prompts=8, each=12)
+    weighted, even = by_name(few)["snips"], by_name(few, "clone")["snips"]
+    assert weighted.df < 7  # prompts that weigh unevenly say less
+    assert even.df <= 7 + 1e-9
 
 
 def test_degrees_of_freedom_count_prompts_not_folds() -> None:

@@ -135,10 +135,10 @@ def estimate(
         variance = cluster_variance(point.influence, study.prompt, weight)
         se, df = float(np.sqrt(variance.value)), variance.df
         if few_labels:
-            rows = study.labelled
             labels = cluster_variance(point.by_labels, study.prompt, weight)
             rest = cluster_variance(point.influence - point.by_labels, study.prompt, weight)
-            df = pooled_df((Variance(labels.value, len(np.unique(study.prompt[rows])) - 1.0), rest))
+            prompts = len(np.unique(study.prompt[study.labelled]))
+            df = min(df, pooled_df((Variance(labels.value, prompts - 1.0), rest)))
         estimates.append(
             Estimate(name, policy, scale, point.value, se, *t_interval(point.value, se, df, level), df, point.influence)
         )
@@ -230,7 +230,8 @@ def _calibrated_ips(rows: _Rows) -> Point:
     """h(S) is a projection: within its blocks, weights act on the block's mean of f, and nowhere else.
 
     So mean h f has the influence h f + (w - h) f_block - w mean(h f). Where h is drawn to 1, that share of it is
-    f - mean f.
+    f - mean f. A monotone projection favours what goes its
+    way: where f and h rise together the value comes out somewhat too high.
     """
     mass = np.bincount(rows.group).astype(np.float64)
     mean_weight = np.bincount(rows.group, weights=rows.weight) / mass

@@ -80,8 +80,9 @@ def outcome_of(study: Study, *, scale: str, folds: int = 5, seed: int = 0) -> Ou
         return csr_array(scores[:, None]) if calibration is None else calibration.at(scores, calibration.fold[prompt])
 
     draws = {}
+    logged = np.bincount(study.prompt, minlength=study.n_prompts) > 0
     for policy, drawn in study.draws.items():
-        if len(drawn.prompt):
+        if logged[drawn.prompt].any():
             count = np.bincount(drawn.prompt, minlength=study.n_prompts)
             where = (drawn.prompt, np.arange(len(drawn.prompt)))
             average = csr_array((1.0 / count[drawn.prompt], where), shape=(study.n_prompts, len(drawn.prompt)))
