@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from llamalab.engines import load as load
     from llamalab.errors import (
+        BudgetExceeded,
         ConfigError,
         ContextOverflow,
         EmptyResponse,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         NonFinite,
         OutOfMemory,
         ProviderError,
+        ProviderUnavailable,
         SchemaError,
         StoreError,
         TemplateMissing,
@@ -77,6 +79,7 @@ _HOME = {
     "Scored": "llamalab.engine",
     "Token": "llamalab.engine",
     "TokenLogprob": "llamalab.engine",
+    "BudgetExceeded": "llamalab.errors",
     "ConfigError": "llamalab.errors",
     "ContextOverflow": "llamalab.errors",
     "EmptyResponse": "llamalab.errors",
@@ -88,6 +91,7 @@ _HOME = {
     "NonFinite": "llamalab.errors",
     "OutOfMemory": "llamalab.errors",
     "ProviderError": "llamalab.errors",
+    "ProviderUnavailable": "llamalab.errors",
     "SchemaError": "llamalab.errors",
     "StoreError": "llamalab.errors",
     "TemplateMissing": "llamalab.errors",
@@ -95,6 +99,7 @@ _HOME = {
 }
 
 __all__ = [
+    "BudgetExceeded",
     "ChatInfo",
     "ChatModel",
     "ConfigError",
@@ -114,6 +119,7 @@ __all__ = [
     "NonFinite",
     "OutOfMemory",
     "ProviderError",
+    "ProviderUnavailable",
     "Reply",
     "RobustTeacherForcing",
     "SamplingParams",

@@ -7,6 +7,11 @@ that failed.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamalab.engine import Usage
+
 
 class LlamalabError(Exception):
     """Anything llamalab refuses or cannot finish."""
@@ -66,6 +71,42 @@ class OutOfMemory(LlamalabError):
 
 class ProviderError(LlamalabError):
     """A model provider or download source that does not exist, cannot be reached or refuses."""
+
+
+class ProviderUnavailable(ProviderError):
+    """A provider that does not answer now: down, busy, too slow, broken off, or with something that is no answer.
+
+    The same request may yet succeed, there or elsewhere.
+
+    Attributes:
+        retry_after: seconds that the provider asks to wait; None where it does not say.
+        sent: the request had been sent, so the provider may charge for it.
+        usage: what it charges, where it said so.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, sent: bool = True, usage: Usage | None = None
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.sent = sent
+        self.usage = usage
+
+
+class BudgetExceeded(LlamalabError):
+    """A run would need more than its budget allows.
+
+    Attributes:
+        limit: which one: "max_tokens", "max_cost", "max_seconds", "max_sub_calls", "max_iterations" or "max_depth".
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class StoreError(LlamalabError):
