@@ -70,6 +70,14 @@ def test_few_labels_never_fail_and_never_repeat_a_replicate() -> None:
     assert len(np.unique(replicates.values["snips"][:, 1])) == 300
 
 
+def test_policies_far_from_the_base_give_replicates_that_are_finite() -> None:
+    log_ratio = {"up": STUDY.log_ratio["sharp"] * 50 + 2000, "down": STUDY.log_ratio["sharp"] * 50 - 2000}
+    log_ratio["cut"] = np.where(np.arange(STUDY.n) < 5, 0.0, -np.inf)
+    replicates = bootstrap(replace(STUDY, log_ratio=log_ratio, draws={}), replicates=20)
+    for name in ("ips", "snips", "calibrated_ips", "stacked"):
+        assert np.isfinite(replicates.values[name]).all()
+
+
 def test_replicates_come_in_bounded_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     kept = module._values

@@ -168,6 +168,15 @@ def test_snips_ignores_a_constant_in_the_log_ratios_and_follows_units(shift: flo
     assert other.se == pytest.approx(a * found.se, rel=1e-9)
 
 
+@settings(deadline=None, max_examples=8)
+@given(st.integers(2, 4))
+def test_responses_said_several_times_change_nothing(times: int) -> None:
+    """Rows of one prompt are one cluster: copies bring in no certainty."""
+    copies = take(STUDY, np.repeat(np.arange(STUDY.n), times))
+    for one, other in zip(estimate(STUDY, scale="judge"), estimate(copies, scale="judge"), strict=True):
+        assert (one.value, one.se, one.df) == pytest.approx((other.value, other.se, other.df))
+
+
 def test_every_estimate_stays_right_when_a_prompt_lacks_draws() -> None:
     draws = STUDY.draws["sharp"]
     some = replace(STUDY, draws={"sharp": Draws(draws.prompt[::2], draws.judge[::2])})
