@@ -64,7 +64,7 @@ def _raw_ips(policies: list[PolicyResult]) -> Check:
         "Raw IPS",
         "The mean of weight times outcome, not divided by the mean weight. It cannot be outside the range of outcomes "
         "unless weights are wrong or a few rows hold them all.",
-        "Outside the range of outcomes: refused.",
+        "Outside the range of outcomes while SNIPS is not: refused.",
         tuple(cells),
     )
 
