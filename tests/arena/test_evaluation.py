@@ -68,6 +68,12 @@ def test_scores_are_held_against_those_of_generation(results: Results) -> None:
     assert results.aa.generation_gap_mean == pytest.approx(5e-7, rel=1e-3)
 
 
+def test_scores_are_held_against_generation_without_a_clone_too(rows: RunRows) -> None:
+    found = evaluate(replace(rows, clone=None))
+    assert found.aa is None
+    assert found.facts["scores against generation"] == "200 rows; largest gap 1e-06 nats, mean 5e-07"
+
+
 def test_one_row_that_differs_fails_the_clone(rows: RunRows) -> None:
     first = replace(rows.rows[0], logprobs={**rows.rows[0].logprobs, "pi_clone": -40.0 + 1e-12})
     found = evaluate(replace(rows, rows=(first, *rows.rows[1:])))

@@ -10,13 +10,12 @@ from llamalab.arena.results import AACheck, PolicyResult
 from llamalab.arena.run_rows import RunRows
 
 
-def check_clone(rows: RunRows, policies: Sequence[PolicyResult]) -> AACheck | None:
+def check_clone(rows: RunRows, policies: Sequence[PolicyResult], gap: Gap) -> AACheck | None:
     """The base against its clone: PASSED if every log ratio is exactly 0."""
     found = next((each.diagnostics for each in policies if each.role == "clone"), None)
     if found is None:
         return None
     passed = found.share_equal == 1.0
-    gap = _generation_gap(rows)
     if passed:
         sentence = f"Each of {found.n:,} rows has the same log probability under {found.policy}, bit by bit."
     else:
@@ -42,18 +41,25 @@ def check_clone(rows: RunRows, policies: Sequence[PolicyResult]) -> AACheck | No
 
 
 @dataclass(frozen=True, slots=True)
-class _Gap:
-    """Between scores and what was said at generation, nats."""
+class Gap:
+    """Between the base's scores and what was said at generation.
+
+    Attributes:
+        rows: that have both.
+        largest: nats; None without rows.
+        mean: nats; None without rows.
+    """
 
     rows: int
     largest: float | None
     mean: float | None
 
 
-def _generation_gap(rows: RunRows) -> _Gap:
+def generation_gap(rows: RunRows) -> Gap:
+    """How far the base's scores lie from the log probabilities of the moment of generation."""
     gaps = [
         abs(row.generation - row.logprobs[rows.base])
         for row in rows.rows
         if row.generation is not None and math.isfinite(row.logprobs.get(rows.base, math.nan))
     ]
-    return _Gap(len(gaps), max(gaps, default=None), sum(gaps) / len(gaps) if gaps else None)
+    return Gap(len(gaps), max(gaps, default=None), sum(gaps) / len(gaps) if gaps else None)

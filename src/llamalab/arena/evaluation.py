@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from llamalab.arena.aa import check_clone
+from llamalab.arena.aa import Gap, check_clone, generation_gap
 from llamalab.arena.comparisons import compare
 from llamalab.arena.direct import direct_values, mean_of_draws
 from llamalab.arena.results import AACheck, HeavyRow, PolicyResult, Results, Role, Scale, Value
@@ -60,7 +60,8 @@ def evaluate(rows: RunRows, *, created: str = "") -> Results:
         values += [each for each in (mean_of_draws(own, name, settings.level), direct.get(name)) if each is not None]
         verdict = judge_gates(diagnostics, estimates, _ranges(rows))
         policies.append(_target_result(rows, own, diagnostics, verdict, values, heaviest.get(name, ()), scale))
-    aa = check_clone(rows, policies)
+    gap = generation_gap(rows)
+    aa = check_clone(rows, policies, gap)
     shown = [each.name for each in policies if each.verdict.state == "SHOWN" and each.role != "clone"]
     return Results(
         title=rows.title,
@@ -77,7 +78,7 @@ def evaluate(rows: RunRows, *, created: str = "") -> Results:
         comparisons=compare(_with_base(study, rows.base), shown, rows.base, scale, settings, HEADLINE),
         calibration=calibration_curve(study, folds=settings.folds, seed=settings.seed),
         aa=aa,
-        facts={**rows.facts, "estimates": _how_estimated(rows)},
+        facts={**rows.facts, **_gap_words(gap), "estimates": _how_estimated(rows)},
         commands=rows.commands,
         notes=(*rows.notes, *_notes(rows, study_of, scale, aa, bool(direct))),
     )
@@ -230,6 +231,13 @@ def _how_estimated(rows: RunRows) -> str:
         f"{', '.join(settings.names)}; {settings.folds} folds by prompt, {settings.replicates:,} bootstrap replicates, "
         f"seed {settings.seed}"
     )
+
+
+def _gap_words(gap: Gap) -> dict[str, str]:
+    if gap.largest is None or gap.mean is None:
+        return {}
+    words = f"{gap.rows:,} rows; largest gap {gap.largest:.3g} nats, mean {gap.mean:.3g}"
+    return {"scores against generation": words}
 
 
 def _cut(text: str, most: int) -> str:
