@@ -216,6 +216,14 @@ def test_a_result_with_nothing_but_names_is_a_page() -> None:
     assert "These responses cannot say how warm, hot and bad would do." in read.texts[""]
 
 
+def test_a_clone_is_not_asked_about_where_there_is_another_target() -> None:
+    found = report_cases.results()
+    clone = dataclasses.replace(found.policy("warm"), role="clone")
+    others = tuple(clone if p.name == "warm" else p for p in found.policies)
+    told = Reader(page(dataclasses.replace(found, policies=others))).texts[""]
+    assert "These responses cannot say how hot and bad would do." in told
+
+
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
         write_report(report_cases.results(), tmp_path / name)

@@ -62,6 +62,7 @@ def page(results: Results) -> str:
         targets=[policy for policy in results.policies if policy.role != "base"],
         checks=checks(results),
         forest=pictures.forest_axis(results),
+        fresh=any(pictures.fresh_draws(policy, results.scale) for policy in results.policies),
         gain=lambda policy: gain(results, policy),
         listed=listed,
         carriers=carriers,

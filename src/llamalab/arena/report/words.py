@@ -18,7 +18,7 @@ _ESTIMATORS = {
     "snips": "SNIPS, self-normalised",
     "calibrated_ips": "calibrated IPS",
     "dr": "doubly robust",
-    "stacked": "stacked",
+    "stacked": "stacking of the others",
     "mean": "mean of its own responses",
     "direct": "direct, from its own fresh draws (cje-eval)",
     "draws": "plain mean of its own fresh draws",
@@ -88,7 +88,8 @@ def decimals(results: Results) -> int:
 
 def headline(results: Results) -> str:
     """What came out, in one sentence."""
-    targets = [policy for policy in results.policies if policy.role != "base"]
+    others = [policy for policy in results.policies if policy.role != "base"]
+    targets = [policy for policy in others if policy.role != "clone"] or others  # a clone is no question
     shown = [policy for policy in targets if policy.headline is not None]
     if not targets:
         return "There is no other policy to compare with."
