@@ -70,7 +70,15 @@ class OutOfMemory(LlamalabError):
 
 
 class ProviderError(LlamalabError):
-    """A model provider or download source that does not exist, cannot be reached or refuses."""
+    """A model provider or download source that does not exist, cannot be reached or refuses.
+
+    Attributes:
+        status: the HTTP status it refused with; None where there was none.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ProviderUnavailable(ProviderError):
@@ -87,9 +95,15 @@ class ProviderUnavailable(ProviderError):
     exit_code = 1
 
     def __init__(
-        self, message: str, *, retry_after: float | None = None, sent: bool = True, usage: Usage | None = None
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        sent: bool = True,
+        usage: Usage | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, status=status)
         self.retry_after = retry_after
         self.sent = sent
         self.usage = usage

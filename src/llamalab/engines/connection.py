@@ -1,0 +1,382 @@
+"""HTTP to a model that runs elsewhere: retries with growing pauses, one deadline for all of it, and a way to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from llamalab.engines.line import Line, severed_by
+from llamalab.errors import ConfigError, ProviderError, ProviderUnavailable
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
+
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+"""HTTP status codes after which the same request may yet succeed."""
+
+_LONGEST_PAUSE_S = 30.0
+_LARGEST = 64 << 20  # bytes of an answer
+_SHOWN = 300  # characters of an endpoint's own message
+
+
+class Cancelled(Exception):
+    """The caller's flag was set before the answer was there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A secret, and where it came from. Shown without the secret.
+
+    Attributes:
+        variable: environment variable that holds it.
+        value: the secret; empty: there is none.
+    """
+
+    variable: str
+    value: str
+
+    def __repr__(self) -> str:
+        return f"Key({self.variable!r}, {'set' if self.value else 'not set'})"
+
+
+def read_key(provider: str, variable: str, *, needed: bool) -> Key:
+    """The key in an environment variable.
+
+    Raises:
+        ProviderError: it is needed and not there.
+    """
+    value = os.environ.get(variable, "").strip()
+    if not value and needed:
+        raise ProviderError(f"{provider} needs a key: set the environment variable {variable}.")
+    return Key(variable, value)
+
+
+def check_address(address: str) -> str:
+    """A base_url without the slash at its end.
+
+    Raises:
+        ConfigError: it is no address, or has a password in it.
+    """
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(f"base_url must begin with http:// or https://, not {address!r}.")
+    if "@" in urlsplit(address).netloc:
+        raise ConfigError("base_url has a name or password in it, which would end up in logs. Put it into a proxy.")
+    return address.rstrip("/")
+
+
+class Connection:
+    """One model behind one address. Safe from several threads. A context manager: leaving it closes everything.
+
+    Args:
+        address: in front of every path.
+        model: as the endpoint names it, for messages.
+        key: sent as a bearer token.
+        deadline: seconds for one request, retries included.
+        retries: how often a request is sent again after a failure that may pass.
+        backoff: seconds before the first retry; doubled for each further one, and drawn between half and all of that.
+        limit_name: what the caller's user knows `deadline` as.
+
+    Raises:
+        ProviderError: a key with characters that no key has.
+        ConfigError: a number that means nothing, or an address that is none.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        model: str,
+        key: Key,
+        deadline: float = 120.0,
+        retries: int = 4,
+        backoff: float = 1.0,
+        limit_name: str = "deadline",
+    ) -> None:
+        _check_numbers(retries, {limit_name: deadline, "backoff": backoff})
+        if not (key.value.isascii() and key.value.isprintable()):
+            raise ProviderError(f"The key in {key.variable} has characters that no key has.")
+        self.address, self.model = check_address(address), model
+        self._key, self._limit_name = key, limit_name
+        self._deadline, self._retries, self._backoff = deadline, retries, backoff
+        self._lines: deque[Line] = deque()
+        self._tls: ssl.SSLContext | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Model and address, for messages."""
+        return f"{self.model} at {self.address}"
+
+    def post(
+        self, path: str, body: Mapping[str, Any], *, end: float | None = None, cancel: threading.Event | None = None
+    ) -> Any:
+        """The JSON of the answer, after as many tries as retries and deadline allow.
+
+        Args:
+            path: behind the address.
+            body: sent as JSON.
+            end: a value of `time.monotonic()` by which the answer must be there, if that is before the deadline.
+            cancel: ends the request.
+
+        Raises:
+            ProviderUnavailable: down, busy, slow, broken off, or no JSON.
+            ProviderError: it refuses, with its status.
+            Cancelled: the flag was set.
+        """
+        until = self._until(end)
+        return self._tried(lambda: self._whole("POST", path, body, until, cancel), until, cancel)
+
+    def get(self, path: str, *, end: float | None = None) -> Any:
+        """As `post`, without a body."""
+        until = self._until(end)
+        return self._tried(lambda: self._whole("GET", path, None, until, None), until, None)
+
+    def lines(
+        self, path: str, body: Mapping[str, Any], *, end: float | None = None, cancel: threading.Event | None = None
+    ) -> Iterator[bytes]:
+        """The lines of an answer as they come. What fails before the first is retried. Arguments and errors as `post`.
+
+        Raises:
+            ProviderUnavailable: also if it breaks off on the way.
+        """
+        until = self._until(end)
+        with contextlib.ExitStack() as opened:
+            response: httpx2.Response = self._tried(
+                lambda: self._opened(opened, path, body, until, cancel), until, cancel
+            )
+            rest = b""
+            try:
+                with self._translated(cancel):
+                    for piece in response.iter_bytes():
+                        _check_time(until)
+                        *whole, rest = (rest + piece).split(b"\n")
+                        if len(rest) > _LARGEST:
+                            raise ProviderUnavailable(f"{self.name} answers with a line that does not end.")
+                        yield from whole
+            except _Passing as error:
+                raise self._gave_up(error, 1) from None
+            if rest:
+                yield rest
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock:
+            while self._lines:
+                self._lines.pop().close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _until(self, end: float | None) -> float:
+        own = time.monotonic() + self._deadline
+        return own if end is None else min(own, end)
+
+    def _tried(self, once: Callable[[], Any], until: float, cancel: threading.Event | None) -> Any:
+        """What `once` gives, after as many tries as retries and deadline allow."""
+        pause = self._backoff
+        for sent in range(1, self._retries + 2):
+            try:
+                return once()
+            except _Passing as error:
+                wait = min(pause, _LONGEST_PAUSE_S) * random.uniform(
+                    0.5, 1.0
+                )  # who failed together shall not return so
+                if error.retry_after is not None:
+                    wait = error.retry_after
+                if error.final or sent > self._retries or time.monotonic() + wait >= until:
+                    raise self._gave_up(error, sent) from None
+                pause *= 2
+                if cancel is None:
+                    time.sleep(wait)
+                elif cancel.wait(wait):
+                    raise Cancelled from None
+        raise AssertionError("every try returns or raises")
+
+    def _whole(
+        self, method: str, path: str, body: Mapping[str, Any] | None, until: float, cancel: threading.Event | None
+    ) -> Any:
+        """The JSON of one answer. Read in pieces: the library's timeout is between two of them, and ours is for all."""
+        with contextlib.ExitStack() as opened:
+            response = self._opened(opened, path, body, until, cancel, method=method)
+            return self._content(self._read(response, until, cancel))
+
+    def _opened(
+        self,
+        stack: contextlib.ExitStack,
+        path: str,
+        body: Mapping[str, Any] | None,
+        until: float,
+        cancel: threading.Event | None,
+        *,
+        method: str = "POST",
+    ) -> httpx2.Response:
+        """The beginning of an answer; `stack` ends it."""
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+        with contextlib.ExitStack() as opened, self._translated(cancel):
+            line = opened.enter_context(self._line())
+            opened.enter_context(severed_by(cancel, line))
+            response = opened.enter_context(line.send(method, f"{self.address}{path}", body, until))
+            if response.status_code != 200:
+                raise self._refusal(response, self._read(response, until, cancel))
+            stack.push(opened.pop_all())
+            return response
+        raise AssertionError("nothing here swallows an error")
+
+    def _read(self, response: httpx2.Response, until: float, cancel: threading.Event | None) -> bytes:
+        pieces, size = [], 0
+        with self._translated(cancel):
+            for piece in response.iter_bytes():
+                pieces.append(piece)
+                size += len(piece)
+                _check_time(until)
+                if size > _LARGEST:
+                    raise ProviderUnavailable(f"{self.name} answers with more than {_LARGEST >> 20} MiB.")
+        return b"".join(pieces)
+
+    @contextlib.contextmanager
+    def _line(self) -> Iterator[Line]:
+        """A connection that nobody else uses; one on which something failed is not used again."""
+        import httpx2
+
+        with self._lock:
+            line = self._lines.pop() if self._lines else None
+            if line is None:
+                if self._tls is None:
+                    self._tls = httpx2.create_ssl_context()
+                line = Line({"Authorization": f"Bearer {self._key.value}"} if self._key.value else {}, self._tls)
+        try:
+            yield line
+        except BaseException:
+            line.close()
+            raise
+        with self._lock:
+            self._lines.append(line)
+
+    @contextlib.contextmanager
+    def _translated(self, cancel: threading.Event | None) -> Iterator[None]:
+        """The library's errors as ours."""
+        import httpx2
+
+        try:
+            yield
+        except httpx2.InvalidURL as error:
+            raise ConfigError(f"base_url {self.address!r} is no address ({error}).") from error
+        except httpx2.TransportError as error:
+            if cancel is not None and cancel.is_set():
+                raise Cancelled from None
+            if isinstance(error, httpx2.TimeoutException):
+                # A connection that could not be made in time was never used.
+                sent = not isinstance(error, httpx2.ConnectTimeout)
+                raise _Passing(f"no answer within {self._deadline:g} seconds", sent=sent, final=True) from None
+            if isinstance(error, httpx2.ConnectError):
+                raise _Passing(f"it cannot be reached ({error})", sent=False) from None
+            raise _Passing(f"the connection broke ({error or type(error).__name__})") from None
+        except httpx2.DecodingError as error:
+            raise _Passing(f"the connection broke ({error or type(error).__name__})") from None
+
+    def _content(self, content: bytes) -> Any:
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ProviderUnavailable(
+                f"{self.name} does not answer with JSON. Is base_url right? It often ends in /v1."
+            ) from error
+
+    def _gave_up(self, error: _Passing, sent: int) -> ProviderUnavailable:
+        tries = f", tried {sent} times" if sent > 1 else ""
+        return ProviderUnavailable(
+            f"{self.name}: {error}{tries}. See that it runs and base_url is right, or raise {self._limit_name} or "
+            "retries.",
+            status=error.status,
+            retry_after=error.retry_after,
+            sent=error.sent,
+        )
+
+    def _refusal(self, response: httpx2.Response, content: bytes) -> Exception:
+        status, said = response.status_code, self._said(content)
+        if status in RETRIED:
+            return _Passing(f"it answers {status} ({said})", status=status, retry_after=_retry_after(response.headers))
+        if status in (401, 403):
+            text = f"{self.name} refuses the key in {self._key.variable} (status {status}: {said})."
+        elif status == 404:
+            text = f"{self.name}: no such model or address (status 404: {said}). base_url often ends in /v1."
+        elif 300 <= status < 400:
+            text = f"{self.name} sends on to {response.headers.get('location', 'nowhere')}: give that as base_url."
+        else:
+            text = f"{self.name} refuses the request (status {status}: {said})."
+        return ProviderError(text, status=status)
+
+    def _said(self, content: bytes) -> str:
+        """The endpoint's own words, short, on one line, and without the key."""
+        text = content.decode("utf-8", "replace")
+        with contextlib.suppress(ValueError, AttributeError, RecursionError):
+            found = json.loads(text)
+            detail = found.get("error", found.get("detail", found.get("message", found)))
+            text = str(detail.get("message", detail) if isinstance(detail, Mapping) else detail)
+        return self.shown(text)
+
+    def shown(self, text: str) -> str:
+        """An endpoint's words, short, on one line, and without the key."""
+        if self._key.value:
+            text = text.replace(self._key.value, "(the key)")
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+
+
+class _Passing(Exception):
+    """One try failed in a way that may pass.
+
+    Attributes:
+        final: trying again would not help: the time is up.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        sent: bool = True,
+        final: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.retry_after, self.sent, self.final = status, retry_after, sent, final
+
+
+def _check_time(until: float) -> None:
+    import httpx2
+
+    if time.monotonic() > until:
+        raise httpx2.ReadTimeout("The answer did not end in time.")
+
+
+def _check_numbers(retries: object, seconds: Mapping[str, object]) -> None:
+    """Refuse options that mean nothing."""
+    for name, value in seconds.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < 1e6:
+            raise ConfigError(f"{name} must be a number of seconds above 0, not {value!r}.")
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise ConfigError(f"retries must be a whole number of at least 0, not {retries!r}.")
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the endpoint asks to wait; None where it does not say."""
+    try:
+        return max(0.0, float(headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None
