@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from llamalab.checkpoints.locate import locate
 from llamalab.engine import ScoreRequest
 from llamalab.errors import LlamalabError
 from llamalab.scoring.policy import Policy, make_policy
@@ -19,6 +21,7 @@ from llamalab.scoring.session import Item, Session
 from llamalab.scoring.store import Store
 
 _ORDER = 0  # seed of the shuffle
+_TINY = 64 * 2**20  # bytes of a model that several threads compute slower than one: they mostly wait for each other
 
 
 def rescore(policy: Policy, rows: Path, store: Path) -> None:
@@ -26,6 +29,7 @@ def rescore(policy: Policy, rows: Path, store: Path) -> None:
     with rows.open("rb") as file:
         found = [row for row in read_rows(file) if isinstance(row, Row)]
     random.Random(_ORDER).shuffle(found)
+    policy = _on_few_threads(policy)
     with Store(store) as kept, Session([policy], store=kept) as session:
         for number, row in enumerate(found, 1):
             item = Item(policy, row.prompt, row.response, row.finished, row.response_ids)
@@ -34,6 +38,13 @@ def rescore(policy: Policy, rows: Path, store: Path) -> None:
             if not isinstance(outcome, LlamalabError) and not outcome.stored:
                 _forget(session, policy)
             print(number, len(found), flush=True)
+
+
+def _on_few_threads(policy: Policy) -> Policy:
+    """The same policy, on one thread if its model is tiny; how many there are changes no bit of llama.cpp's scores."""
+    if policy.provider != "llama_cpp" or "n_threads" in policy.options or locate(policy.model).stat().st_size > _TINY:
+        return policy
+    return replace(policy, options={**policy.options, "n_threads": 1})
 
 
 def _forget(session: Session, policy: Policy) -> None:
