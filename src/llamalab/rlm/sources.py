@@ -1,0 +1,156 @@
+"""The documents that a caller names: files, folders, patterns, standard input, or texts in memory.
+
+Nothing else is ever read. A folder or pattern stands for the files that lie in it: a link that leads out is not
+followed.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import TypeAlias
+
+from llamalab.errors import InputError
+from llamalab.rlm.text import Context, Document
+
+Source: TypeAlias = str | Path | Document
+"""A file, a folder, a pattern (`logs/*.txt`, `logs/**`), `-` for standard input, or a `Document` as it is."""
+
+MOST = 10_000
+"""Files of one run: their names alone would fill a context, and each is held open."""
+
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 0x2028, 0x2029), "\N{REPLACEMENT CHARACTER}")
+_SAID = 5  # sentences about what was left out
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a run works on.
+
+    Attributes:
+        context: the documents, in the order they were named; those of a folder or pattern by name.
+        said: what was left out of folders and patterns, and what had to be done to read a document, in sentences.
+    """
+
+    context: Context
+    said: tuple[str, ...]
+
+
+def open_sources(
+    sources: Sequence[Source] | Source, *, stdin: Callable[[], bytes] = lambda: sys.stdin.buffer.read()
+) -> Opened:
+    """Open what a caller names. A file that is named twice is one document.
+
+    Args:
+        sources: one or several.
+        stdin: gives the bytes of standard input.
+
+    Raises:
+        InputError: nothing is named, or nothing has text; a file is missing, cannot be read, or is binary (in a folder
+            or pattern it is left out instead); there are too many.
+    """
+    documents: list[Document] = []
+    left_out: list[str] = []
+    seen: set[Path] = set()
+    try:
+        for source in [sources] if isinstance(sources, str | Path | Document) else sources:
+            if isinstance(source, Document):
+                documents.append(source)
+            elif str(source) == "-":
+                if any(document.name == "-" for document in documents):
+                    raise InputError("Standard input (-) was named twice; it can be read once.")
+                documents.append(Document.of(stdin(), "-"))
+            else:
+                documents += _opened(str(source), seen, left_out)
+            if len(documents) > MOST:
+                raise InputError(f"{source}: more than {MOST:,} documents. Name fewer, or join them into larger files.")
+        if not documents:
+            raise InputError(_nothing(left_out))
+        context = Context(documents)
+    except BaseException:
+        for document in documents:
+            document.close()
+        raise
+    return Opened(context, (*_sentences(left_out), *(note for document in documents for note in document.notes)))
+
+
+def _opened(source: str, seen: set[Path], left_out: list[str]) -> Iterator[Document]:
+    """The documents of a file, folder or pattern, but for those that are open already."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files, chosen = _below(path, left_out), False
+    elif glob.has_magic(source) and not path.exists():
+        files, chosen = _matching(source, path, left_out), False
+    else:
+        files, chosen = [path], True
+    for file in files:
+        real = file.resolve()
+        if real in seen:
+            continue
+        try:
+            document = Document.open(file, _name(file))
+        except InputError as error:
+            if chosen:
+                raise
+            left_out.append(str(error))
+            continue
+        seen.add(real)
+        if document.n_bytes == 0 and not chosen:
+            left_out.append(f"{_name(file)} is empty.")
+            document.close()
+            continue
+        yield document
+
+
+def _below(folder: Path, left_out: list[str]) -> list[Path]:
+    """Files of a folder and its folders, by name; none that is hidden or outside of it."""
+    home, found = folder.resolve(), []
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in (Path(here, name) for name in sorted(files) if not name.startswith(".")):
+            if _leads_out(file, home, left_out) or not file.is_file():
+                continue
+            found.append(file)
+            if len(found) > MOST:
+                raise InputError(f"{_name(folder)} holds more than {MOST:,} files. Name some of them.")
+    return found
+
+
+def _matching(source: str, pattern: Path, left_out: list[str]) -> list[Path]:
+    """Files that match a pattern, by name."""
+    fixed = takewhile(lambda part: not glob.has_magic(part), pattern.parts)
+    home = Path(*fixed).resolve()
+    matching = sorted(Path(each) for each in glob.iglob(str(pattern), recursive=True))  # noqa: PTH207 - skips hidden
+    files = [path for path in matching if path.is_file() and not _leads_out(path, home, left_out)]
+    if not files:
+        raise InputError(f"{source}: there is no such file.")
+    return files
+
+
+def _leads_out(file: Path, home: Path, left_out: list[str]) -> bool:
+    if file.resolve().is_relative_to(home):
+        return False
+    left_out.append(f"{_name(file)} is a link to another place.")
+    return True
+
+
+def _name(path: Path) -> str:
+    """A document's name: its path as it was given. Names stand in messages to models, so they are one proper line."""
+    return os.fsencode(path).decode("utf-8", "replace").translate(_CONTROLS)
+
+
+def _sentences(left_out: list[str]) -> list[str]:
+    said = [f"Left out: {each}" for each in left_out[:_SAID]]
+    more = len(left_out) - _SAID
+    return [*said, f"Left out: {more:,} more files."] if more > 0 else said
+
+
+def _nothing(left_out: list[str]) -> str:
+    if left_out:
+        return f"There is no text in what was named. {' '.join(_sentences(left_out))}"
+    return "No document was named. Give a file, a folder, a pattern, or - for standard input."
