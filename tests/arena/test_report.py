@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from llamalab.arena.report import html, write_report
+from llamalab.arena.report import html, words, write_report
 from llamalab.arena.report.html import gain, page
 from llamalab.arena.results import Results
 from llamalab.errors import InputError
@@ -222,6 +222,24 @@ def test_a_clone_is_not_asked_about_where_there_is_another_target() -> None:
     others = tuple(clone if p.name == "warm" else p for p in found.policies)
     told = Reader(page(dataclasses.replace(found, policies=others))).texts[""]
     assert "These responses cannot say how hot and bad would do." in told
+
+
+def test_the_first_lines_tell_who_differs_from_the_base_and_who_does_not() -> None:
+    found = report_cases.results()
+    (clear,) = found.comparisons
+    unclear = dataclasses.replace(clear, first="hot", second="p0", p_adjusted=0.2, sentence="Hm.")
+    other = dataclasses.replace(clear, first="hot", second="bad", p_adjusted=0.2, sentence="So.")
+    told = Reader(page(dataclasses.replace(found, comparisons=(clear, unclear, other)))).texts[""]
+    assert "It is. hot cannot be told apart from p0." in told
+    assert "So." not in told
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(-0.0004, "0.000"), (-0.0006, "\N{MINUS SIGN}0.001"), (0.0, "0.000"), (18.0614, "18.061"), (None, "\N{EM DASH}")],
+)
+def test_outcomes_are_written_with_the_digits_of_their_scale(value: float | None, text: str) -> None:
+    assert words.outcome(value, 3) == text
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def _template() -> Template:
     )
     environment.filters |= {
         "number": words.number,
+        "outcome": words.outcome,
         "percent": words.percent,
         "signed": words.signed,
         "p_value": words.p_value,

@@ -18,7 +18,7 @@ _ESTIMATORS = {
     "snips": "SNIPS, self-normalised",
     "calibrated_ips": "calibrated IPS",
     "dr": "doubly robust",
-    "stacked": "stacking of the others",
+    "stacked": "stacked estimators",
     "mean": "mean of its own responses",
     "direct": "direct, from its own fresh draws (cje-eval)",
     "draws": "plain mean of its own fresh draws",
@@ -51,6 +51,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return minus(f"{value:,.{digits if abs(value) < 100 else 1 if abs(value) < 1000 else 0}f}")
 
 
+def outcome(value: float | None, digits: int = 3) -> str:
+    """A number on a scale of outcomes: what is nearer 0 than the digits show is 0 there."""
+    if value is None or abs(value) >= 1:
+        return number(value, digits)
+    return minus(f"{round(value, digits) + 0.0:.{digits}f}")
+
+
 def percent(share: float | None) -> str:
     """A share in percent, three significant digits; only exactly 0 and 1 are written as 0% and 100%."""
     if share is None:
@@ -67,12 +74,12 @@ def interval(value: Value, digits: int = 3) -> str:
     """An interval, from its low to its high end."""
     if value.low is None or value.high is None:
         return NONE
-    return f"{number(value.low, digits)} to {number(value.high, digits)}"
+    return f"{outcome(value.low, digits)} to {outcome(value.high, digits)}"
 
 
 def signed(value: float, digits: int = 3) -> str:
     """A number with its sign."""
-    return f"{'+' if value > 0 else ''}{number(value, digits)}"
+    return f"{'+' if value > 0 else ''}{outcome(value, digits)}"
 
 
 def p_value(p: float) -> str:
@@ -99,6 +106,21 @@ def headline(results: Results) -> str:
         return f"These responses can say how {_names(targets)} would do."
     hidden = [policy for policy in targets if policy.headline is None]
     return f"These responses can say how {_names(shown)} would do. About {_names(hidden)} they cannot."
+
+
+def told(results: Results) -> str:
+    """How the targets compare with the base, in a sentence for each that differs and one for all others."""
+    apart, alike = [], []
+    for each in results.comparisons:
+        if results.base not in (each.first, each.second):
+            continue
+        if each.p_adjusted < 1 - results.level:
+            apart.append(each.sentence)
+        else:
+            alike.append(results.policy(each.first if each.second == results.base else each.second))
+    if alike:
+        apart.append(f"{_names(alike)} cannot be told apart from {results.base}.")
+    return " ".join(apart)
 
 
 def scale(results: Results) -> str:
