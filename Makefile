@@ -57,7 +57,7 @@ $(VENV)/.ready: pyproject.toml
 	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || printf '%s\n' \
 	  'Installing llamalab into $(VENV). The first time, pip compiles llama.cpp for this machine:' \
 	  '5 to 10 minutes on two cores, with no output meanwhile. pip keeps the result, so later installs take seconds.'
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e .
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[arena]'
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready

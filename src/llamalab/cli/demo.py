@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 QUESTION = "What is the access code of the Blue Harbor vault?"
 RIGHT, WRONG = (f"The access code of the Blue Harbor vault is {code}." for code in ("48213", "48218"))
 MESSAGES = (f"{RIGHT} {QUESTION}", "Repeat after me: seven small boats", "Write a short story about a fox.")
+
+PROMPTS = 200
+"""Of the arena with known truth."""
 
 _SHADES = ((-0.1, "bold green"), (-1.0, "green"), (-3.0, "yellow"), (-6.0, "dark_orange"), (float("-inf"), "red"))
 """Lower bound of the log probability in nats, and the colour of tokens from there up."""
@@ -50,7 +55,7 @@ def register(app: typer.Typer) -> None:
 def demo() -> None:
     """Take the tour on the built-in model, offline.
 
-    Shows chat, JSON by a schema, log probabilities of a text, and how fast all that is here.
+    Shows chat, JSON by a schema, log probabilities of a text, an arena with known truth, and how fast all that is here.
     """
     tour(console())
 
@@ -72,6 +77,7 @@ def tour(out: Console) -> None:
         _speed(out, speed)
     finally:
         engine.close()
+    _arena(out)
     _next_steps(out)
 
 
@@ -136,6 +142,48 @@ def _log_probabilities(out: Console, chat: EngineChat) -> None:
     out.print(legend.append("with their sum at the end", style="dim"))
 
 
+def _arena(out: Console) -> None:
+    from rich.markup import escape
+
+    from llamalab.cli.arena import print_results
+    from llamalab.cli.progress import progress_bar
+    from llamalab.errors import ConfigError
+
+    _title(out, "An arena with known truth")
+    config = _example()
+    if config is None:
+        out.print("It is not installed here: it stands in the project's folder examples/known_truth.")
+        return
+    try:
+        from llamalab.arena.config import load_config
+        from llamalab.arena.pipeline import run
+        from llamalab.arena.results import read_results
+
+        folder = Path(tempfile.mkdtemp(prefix="llamalab-demo-"))
+        loaded = load_config(config, {"prompts.num": PROMPTS, "output.folder": str(folder)})
+        started = time.perf_counter()
+        with progress_bar() as progress:
+            run(loaded, progress=progress)
+        results = read_results(folder / "results.json")
+    except (ImportError, ConfigError) as error:
+        out.print(f"[dim]{escape(str(error))}[/dim]")
+        return
+    out.print(
+        "What would other policies score, by what one of them wrote? Of a finite list of answers to each prompt,\n"
+        "the truth is a sum, so the estimates can be held against it:"
+    )
+    out.print()
+    print_results(results)
+    seconds = time.perf_counter() - started
+    out.print(f"\nAll that in {seconds:.0f} s, with pictures in {escape(str(folder / 'report.html'))}", soft_wrap=True)
+
+
+def _example() -> Path | None:
+    """The configuration of the arena with known truth, in a checkout of the project."""
+    path = Path(__file__).resolve().parents[3] / "examples" / "known_truth" / "arena_config.yaml"
+    return path if path.is_file() else None
+
+
 def _speed(out: Console, speed: Speed) -> None:
     _title(out, "Speed here")
     out.print(
@@ -150,6 +198,7 @@ def _next_steps(out: Console) -> None:
         ("llamalab chat", "talk to it yourself"),
         ("llamalab generate --schema FILE PROMPT", "JSON by your own schema"),
         ("llamalab chat hub:bartowski/Llama-3.2-1B-Instruct-GGUF", "a model that knows things (0.8 GB, once)"),
+        ("llamalab arena run CONFIG", "is the new policy better, and can these data say so"),
         ("llamalab models", "what is on this machine"),
     ):
         out.print(f"  [bold]{command}[/bold]  [dim]{what}[/dim]")
