@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamalab.errors import EngineError
 from llamalab.rlm.answer import Answer, Evidence, Route
-from llamalab.rlm.events import Answered, Done, Event, Routed, Started, SubCall, Turn
+from llamalab.rlm.event import Answered, Done, Event, Routed, Started, SubCall, Turn
 
 if TYPE_CHECKING:
     from llamalab.rlm.config import RlmConfig

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llamalab.rlm.config import RlmConfig
-from llamalab.rlm.events import Event
+from llamalab.rlm.event import Event
 from llamalab.rlm.providers import Pool
 from llamalab.rlm.text import Context
 

@@ -1,12 +1,12 @@
 """What happens in a run, as it happens: what `llamalab.rlm.events` gives one by one.
 
-A run is `Started`, `Routed`, then turns, each a `Turn` (the root's command) and a `Done` (its result) with the `SubCall`s
-of the command between them, then `Answered`. Events of a run that a `delegate` began carry its path.
+A run is `Started`, `Routed`, then turns, each a `Turn` (the root's command) and a `Done` (its result) with the
+`SubCall`s of the command between them, then `Answered`. Events of a run that a `delegate` began carry its path.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from llamalab.engine import Usage
@@ -66,7 +66,7 @@ class Turn:
     command: str
     thought: str = ""
     provider: str = ""
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     seconds: float = 0.0
     last: bool = False
     malformed: str = ""
@@ -115,7 +115,7 @@ class SubCall:
     text: str
     error: str = ""
     provider: str = ""
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     path: str = ""
 
 
