@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llamalab.arena.report import pictures, plot
@@ -18,6 +18,8 @@ NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 
 
 @given(NUMBERS, NUMBERS)
+@example(0.0, 5e-324)
+@example(1e6, 1e6 + 1e-9)
 def test_a_linear_axis_holds_its_values_and_its_ticks(one: float, other: float) -> None:
     axis = plot.linear_axis(min(one, other), max(one, other))
     assert axis.low < axis.high

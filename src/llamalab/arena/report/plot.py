@@ -53,9 +53,9 @@ class Axis:
 def linear_axis(low: float, high: float, label: str = "", *, most: int = 6) -> Axis:
     """An axis with round ticks, at most that many; both ends are rounded outwards to half a step.
 
-    A single value gets a range of one around it.
+    Values that are all alike get a range of one around them.
     """
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-200):
         low, high = low - 0.5, high + 0.5
     step = _round_step((high - low) / max(most - 1, 1))
     half = step / 2
