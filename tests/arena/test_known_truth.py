@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,12 @@ def test_a_changed_judge_is_refused_not_mixed(tmp_path: Path, tiny_gguf: Path) -
     (tmp_path / "arena" / "mine.py").write_text(JUDGE + "\n# another\n")
     with pytest.raises(InputError, match=r"other input or settings \((oracle_)?source"):
         run(config, only="responses")
+
+
+def test_the_benchmark_counts_how_often_the_truth_is_held(finished: Path) -> None:
+    """What it counts is not asserted here: six studies say nothing."""
+    benchmark = Path(__file__).parents[2] / "benchmarks" / "known_truth.py"
+    options = ["--config", str(finished.parent / "arena.yaml"), "--studies", "6"]
+    done = subprocess.run([sys.executable, benchmark, finished, *options], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    assert len([line for line in done.stdout.splitlines() if line.startswith("| warm |")]) == 5
