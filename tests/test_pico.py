@@ -12,7 +12,7 @@ from training.tokenizer import TOKENIZER
 
 from llamalab.chat import EngineChat
 from llamalab.engines import load
-from llamalab.rlm.commands import COMPACT_PROMPT
+from llamalab.rlm.compact import COMPACT_PROMPT
 from training import card, evaluate
 
 

@@ -24,7 +24,7 @@ from llamalab.chat import EngineChat
 from llamalab.engine import GenerateRequest, Generation, SamplingParams
 from llamalab.engines import load
 from llamalab.errors import InputError
-from llamalab.rlm.commands import (
+from llamalab.rlm.compact import (
     COMPACT_PROMPT,
     NOT_FOUND,
     Count,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from llamalab.rlm.commands import (
+from llamalab.rlm.compact import (
     COMPACT_PROMPT,
     NOT_FOUND,
     Count,

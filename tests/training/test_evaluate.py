@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from training.evaluate import CELLS, Dialogue, take, wilson
 
-from llamalab.rlm.commands import Count, Final, Find, write_command
+from llamalab.rlm.compact import Count, Final, Find, write_command
 from llamalab.rlm.search import find_lines
 from training import evaluate
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from training.data import Encoder, batches, draw
 from training.tokenizer import TOKENIZER
 
-from llamalab.rlm.commands import NOT_FOUND, parse_command
+from llamalab.rlm.compact import NOT_FOUND, parse_command
 from training import binding, facts, others, passages, root, tasks, words
 
 

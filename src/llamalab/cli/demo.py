@@ -106,7 +106,7 @@ def _chat(out: Console, chat: EngineChat, speed: Speed) -> None:
 def _constrained(out: Console, chat: EngineChat, speed: Speed) -> None:
     from rich.text import Text
 
-    from llamalab.rlm.commands import COMPACT_PROMPT, command_schema, first_message
+    from llamalab.rlm.compact import COMPACT_PROMPT, command_schema, first_message
 
     _title(out, "JSON by a schema")
     out.print(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamalab.errors import InputError
-from llamalab.rlm.commands import (
+from llamalab.rlm.compact import (
     COMPACT_PROMPT,
     MAX_SHOWN,
     Command,
