@@ -16,7 +16,6 @@ from llamalab.cli.jax_options import JaxOptions
 from llamalab.cli.options import EngineOptions, JsonOption, ModelArgument, ModelOption, SamplingOptions, expand_options
 from llamalab.cli.output import (
     check_argument,
-    decode,
     interruptible,
     print_error,
     print_json,
@@ -24,6 +23,7 @@ from llamalab.cli.output import (
     read_stdin,
     write,
 )
+from llamalab.cli.schema_file import read_schema, read_text
 from llamalab.cli.trace import TraceOptions, complete_plot
 from llamalab.errors import ConfigError, InputError, SchemaError
 
@@ -100,8 +100,8 @@ def generate(
     --schema, a response that is cut off by -n is no valid JSON: it is reported as such, and the exit code is 1.
     """
     spec, text = model_and_prompt(first, prompt, model)
-    schema = _read_schema(constraint.schema) if constraint.schema else None
-    grammar = decode(_read(constraint.grammar), str(constraint.grammar)) if constraint.grammar else None
+    schema = read_schema(constraint.schema) if constraint.schema else None
+    grammar = read_text(constraint.grammar) if constraint.grammar else None
     if schema is not None and grammar is not None:
         raise SchemaError("--schema and --grammar exclude each other: a response follows one of them.")
 
@@ -231,24 +231,6 @@ def _run(engine: Engine, request: GenerateRequest, *, show: bool) -> Generation:
             if show and event.text:
                 write(event.text)
     raise EngineError("The engine ended the request without saying how.")
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.expanduser().read_bytes()
-    except OSError as error:
-        raise SchemaError(f"{file} cannot be read: {error.strerror or error}.") from None
-
-
-def _read_schema(file: Path) -> str:
-    text = decode(_read(file), str(file))
-    try:
-        schema = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SchemaError(f"{file}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}.") from None
-    if not isinstance(schema, dict | bool):
-        raise SchemaError(f"{file} is JSON, but no JSON schema: it must be an object.")
-    return text
 
 
 def _describe_logprob(engine: Engine, logprob: TokenLogprob) -> dict[str, Any]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 """What a model must not send to a terminal: escape sequences could move the cursor, or worse."""
 
+_DIRECTIONS = dict.fromkeys((*range(0x2028, 0x202F), *range(0x2066, 0x206A)), "\N{REPLACEMENT CHARACTER}")
+"""Line separators, and what turns the direction of writing: with them, a text can look like another."""
+
 _PIPE_WIDTH = 10_000
 """Columns of a table that goes into a pipe: nothing is cut off for a screen that is not there."""
 
@@ -67,6 +70,11 @@ def write(text: str) -> None:
     """
     sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """A text of somebody else's, as a terminal may show it: it cannot move the cursor, nor look like another."""
+    return text.translate(_CONTROLS | _DIRECTIONS)
 
 
 def read_stdin() -> str:
