@@ -160,7 +160,12 @@ def _arena(out: Console) -> None:
         from llamalab.arena.results import read_results
 
         folder = Path(tempfile.mkdtemp(prefix="llamalab-demo-"))
-        loaded = load_config(config, {"prompts.num": PROMPTS, "output.folder": str(folder)})
+        whole = load_config(config)
+        # One pass over every answer serves all policies with the base's system prompt; another one takes as long again.
+        prompt = whole.policies[whole.base].system_prompt
+        targets = [name for name in whole.targets if whole.policies[name].system_prompt == prompt]
+        changed = {"prompts.num": PROMPTS, "targets": targets, "output.folder": str(folder)}
+        loaded = load_config(config, changed)
         started = time.perf_counter()
         with progress_bar() as progress:
             run(loaded, progress=progress)
