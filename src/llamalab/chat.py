@@ -67,22 +67,32 @@ def chat_model(
     template_variables: Mapping[str, Any] | None = None,
     **engine_options: Any,
 ) -> ChatModel:
-    """Load the model `spec` and chat with it.
+    """Load the model `spec` and chat with it, or talk with one that runs elsewhere.
 
     Args:
-        spec: a model spec, e.g. "pico" or "llama_cpp:~/models/x.gguf".
+        spec: a model spec, e.g. "pico", "llama_cpp:~/models/x.gguf" or "ollama:llama3.2:3b".
         template: see `EngineChat`.
         truncate: see `EngineChat`.
         template_variables: see `EngineChat`.
-        engine_options: for the engine, as in `llamalab.load`.
+        engine_options: for the engine, as in `llamalab.load`; of a remote model, as in
+            `llamalab.engines.remote.RemoteChat`, whose template and context are the server's affair.
 
     Raises:
         ModelFileError: no such model, or one that cannot be run.
+        ProviderError: no such provider, or no key for it.
         ConfigError: an option that does not exist.
         TemplateMissing: no such template.
     """
-    from llamalab.engines import load
+    from llamalab.engines import REMOTE, load, split_spec
 
+    provider, name = split_spec(spec)
+    if provider in REMOTE:
+        from llamalab.engines.remote import open_remote
+
+        given = {"template": template, "truncate": truncate, "template_variables": template_variables}
+        if named := [option for option, value in given.items() if value is not None]:
+            raise ConfigError(f"{spec} runs elsewhere, where conversations are laid out: leave {named[0]} out.")
+        return open_remote(provider, name, engine_options)
     engine = load(spec, **engine_options)
     try:
         return EngineChat(engine, template, truncate=truncate, template_variables=template_variables)

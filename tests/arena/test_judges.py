@@ -14,9 +14,10 @@ from llamalab.arena.judges import Judged, JudgeError, Judgement, ToJudge, finger
 from llamalab.arena.llm_judge import LlmJudge
 from llamalab.arena.settings import JudgeSettings
 from llamalab.chat import EngineChat
-from llamalab.errors import ConfigError
+from llamalab.errors import ConfigError, ProviderError
 from llamalab.scoring.policy import make_policy
 from llamalab.scoring.teacher_forcing import TeacherForcing
+from tests.chat_servers import Answer, chat_server, ollama
 from tests.fake_engine import FakeEngine
 
 ITEM = ToJudge("r1", "What is 2 + 2?", "4", "4", {"prompt_id": "p1", "answer": "four"})
@@ -99,9 +100,21 @@ def test_a_prompt_too_long_for_the_judge_is_an_error_of_that_row_alone() -> None
     assert found["long"].error == "context_overflow"
 
 
-def test_a_remote_chat_model_is_refused_before_anything_runs() -> None:
-    with pytest.raises(ConfigError, match="runs elsewhere"):
-        open_judge(JudgeSettings("llm", (0.0, 1.0), model=make_policy("judge", {"model": "openai:gpt"})))
+def test_a_chat_model_that_runs_elsewhere_judges() -> None:
+    """As a server does that holds no schema and has a fence around its answer."""
+    said = '```json\n{"reason": "right", "score": 7}\n```'
+    with chat_server(ollama(said, held=False)) as (url, asked):
+        model = make_policy("judge", {"model": "ollama:llama3.2:3b", "base_url": url})
+        assert one(JudgeSettings("llm", (0.0, 10.0), model=model)) == Judged(7.0, "right")
+    assert "What is 2 + 2?" in asked[-1].body["messages"][-1]["content"]
+
+
+def test_a_key_that_is_refused_ends_the_run_and_not_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-wrong")
+    with chat_server(lambda _: Answer({"error": {"message": "no such key"}}, 401)) as (url, _):
+        model = make_policy("judge", {"model": "deepseek:deepseek-chat", "base_url": url})
+        with pytest.raises(ProviderError, match="refuses the key in DEEPSEEK_API_KEY"):
+            one(JudgeSettings("llm", (0.0, 10.0), model=model))
 
 
 def test_logprob_is_the_mean_that_teacher_forcing_gives(tiny_gguf: Path) -> None:

@@ -9,7 +9,15 @@ from collections.abc import Iterator, Sequence
 from llamalab.arena.judges import Judged, JudgeError, Judgement, Prompt, ToJudge, checked
 from llamalab.arena.settings import JudgeSettings
 from llamalab.engine import ChatModel, SamplingParams
-from llamalab.errors import ConfigError, InputError, LlamalabError, ModelFileError, OutOfMemory, TemplateMissing
+from llamalab.errors import (
+    ConfigError,
+    InputError,
+    LlamalabError,
+    ModelFileError,
+    OutOfMemory,
+    ProviderError,
+    TemplateMissing,
+)
 from llamalab.scoring.rows import error_type
 
 RUBRIC = (
@@ -21,16 +29,20 @@ RUBRIC = (
 FATAL = (ModelFileError, ConfigError, OutOfMemory, TemplateMissing)
 """Errors that every other response would meet as well."""
 
+_REFUSED = (401, 403, 404)
+"""HTTP statuses of a key or a model that an endpoint does not take: it takes it for no other response either."""
+
 _REASON = 300  # characters; a reason that never ends would leave no room for the score
 _TOKENS = 512  # for the whole answer: a character of a reason takes one at most, and the score a few
 
 
 def open_llm_judge(settings: JudgeSettings) -> LlmJudge:
-    """Load the judge's model.
+    """Load the judge's model, or connect to where it runs.
 
     Raises:
-        ConfigError: no model, or one that runs elsewhere.
+        ConfigError: no model.
         ModelFileError: it cannot be loaded.
+        ProviderError: it runs elsewhere, and there is no key for it.
     """
     from llamalab.chat import chat_model
 
@@ -38,10 +50,8 @@ def open_llm_judge(settings: JudgeSettings) -> LlmJudge:
     if policy is None:
         raise ConfigError("A judge of kind 'llm' needs a model. Name one under judge.model.")
     if policy.remote:
-        raise ConfigError(
-            f"A judge of kind 'llm' needs a local model, and {policy.spec} runs elsewhere. Name a model file under "
-            "judge.model, or write a function that asks the service: kind: python:module.function."
-        )
+        there = chat_model(policy.spec, template=policy.template, **policy.options)
+        return LlmJudge(there, settings, system_prompt=policy.system_prompt)
     # One sequence: an answer must not depend on which other responses are judged beside it.
     options = {"n_seq": 1, **policy.options}
     chat = chat_model(
@@ -86,7 +96,7 @@ class LlmJudge:
         """See `Judge.judge`.
 
         Raises:
-            ModelFileError, ConfigError, OutOfMemory, TemplateMissing: the model cannot be used at all.
+            ModelFileError, ConfigError, OutOfMemory, TemplateMissing, ProviderError: the model cannot be used at all.
         """
         for item in items:
             answers = []
@@ -118,6 +128,8 @@ class LlmJudge:
         except FATAL:
             raise
         except LlamalabError as error:
+            if isinstance(error, ProviderError) and error.status in _REFUSED:
+                raise
             return JudgeError(error_type(error), str(error))
         if reply.finish_reason == "length":
             return JudgeError("no_answer", f"The judge did not come to a score within {_TOKENS} tokens.")

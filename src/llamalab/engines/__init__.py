@@ -25,6 +25,9 @@ PROVIDERS = {
 }
 """Provider to the class that is its engine, as "module:Class"; it takes (path, **options)."""
 
+REMOTE = ("ollama", "deepseek", "fireworks", "openai", "litellm")
+"""Providers whose models run elsewhere: `llamalab.chat_model` talks with them, and there is no engine to load."""
+
 SUFFIXES = {".gguf": "llama_cpp"}
 """File suffix to the provider that runs it, for specs without a provider."""
 
@@ -44,12 +47,12 @@ def load(spec: str | Path, **options: Any) -> Engine:
         options: of the engine, e.g. `llamalab.engines.options.Options` for llama.cpp.
 
     Raises:
-        ProviderError: no such provider.
+        ProviderError: no such provider, or one that runs models elsewhere.
         ModelNotFound: nothing under that name or path.
         ModelFileError: a file that cannot be run.
         ConfigError: a wrong option.
     """
-    provider, name = split_spec(spec)
+    provider, name = _local(spec)
     from llamalab.checkpoints.locate import locate
 
     path = locate(name)
@@ -65,7 +68,7 @@ def load_tokenizer(spec: str | Path) -> Engine | Tokenizer:
     Raises:
         As `load`.
     """
-    provider, name = split_spec(spec)
+    provider, name = _local(spec)
     from llamalab.checkpoints.locate import locate
 
     path = locate(name)
@@ -78,7 +81,7 @@ def load_tokenizer(spec: str | Path) -> Engine | Tokenizer:
 
 
 def provider_of(spec: str | Path) -> str:
-    """The provider that `load` takes for `spec`.
+    """The provider that `load` or `llamalab.chat_model` takes for `spec`.
 
     Raises:
         As `load`, for what cannot be found or is no model file.
@@ -102,15 +105,26 @@ def split_spec(spec: str | Path) -> tuple[str | None, str]:
     if match is None or isinstance(spec, Path) or Path(text).expanduser().exists():
         return None, text
     prefix, model = match.groups()
-    if prefix in PROVIDERS:
+    if prefix in PROVIDERS or prefix in REMOTE:
         return prefix, model
     if prefix in _SOURCES or len(prefix) == 1:  # a source of files, or a Windows drive
         return None, text
     if "/" not in prefix and "." not in prefix and not _looks_like_tag(model):
         from llamalab.engines.options import nearest
 
-        raise ProviderError(f"There is no provider {prefix!r}.{nearest(prefix, list(PROVIDERS))}")
+        raise ProviderError(f"There is no provider {prefix!r}.{nearest(prefix, [*PROVIDERS, *REMOTE])}")
     return None, text
+
+
+def _local(spec: str | Path) -> tuple[str | None, str]:
+    """As `split_spec`, for a model that is to be loaded here."""
+    provider, name = split_spec(spec)
+    if provider in REMOTE:
+        here = f" What ollama has downloaded is loaded by its name alone: {name}." if provider == "ollama" else ""
+        raise ProviderError(
+            f"{spec} runs elsewhere: one can talk with it (llamalab chat, llamalab.chat_model), and not load it.{here}"
+        )
+    return provider, name
 
 
 def _looks_like_tag(model: str) -> bool:

@@ -164,6 +164,7 @@ class Connection:
                         if len(rest) > _LARGEST:
                             raise ProviderUnavailable(f"{self.name} answers with a line that does not end.")
                         yield from whole
+                    _check_flag(cancel)
             except _Passing as error:
                 raise self._gave_up(error, 1) from None
             if rest:
@@ -192,9 +193,8 @@ class Connection:
             try:
                 return once()
             except _Passing as error:
-                wait = min(pause, _LONGEST_PAUSE_S) * random.uniform(
-                    0.5, 1.0
-                )  # who failed together shall not return so
+                # Many clients that failed together shall not come back together.
+                wait = min(pause, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
                 if error.retry_after is not None:
                     wait = error.retry_after
                 if error.final or sent > self._retries or time.monotonic() + wait >= until:
@@ -225,8 +225,7 @@ class Connection:
         method: str = "POST",
     ) -> httpx2.Response:
         """The beginning of an answer; `stack` ends it."""
-        if cancel is not None and cancel.is_set():
-            raise Cancelled
+        _check_flag(cancel)
         with contextlib.ExitStack() as opened, self._translated(cancel):
             line = opened.enter_context(self._line())
             opened.enter_context(severed_by(cancel, line))
@@ -246,6 +245,7 @@ class Connection:
                 _check_time(until)
                 if size > _LARGEST:
                     raise ProviderUnavailable(f"{self.name} answers with more than {_LARGEST >> 20} MiB.")
+            _check_flag(cancel)
         return b"".join(pieces)
 
     @contextlib.contextmanager
@@ -363,6 +363,12 @@ def _check_time(until: float) -> None:
 
     if time.monotonic() > until:
         raise httpx2.ReadTimeout("The answer did not end in time.")
+
+
+def _check_flag(cancel: threading.Event | None) -> None:
+    """An answer without a length that was cut off looks like one that has ended."""
+    if cancel is not None and cancel.is_set():
+        raise Cancelled
 
 
 def _check_numbers(retries: object, seconds: Mapping[str, object]) -> None:

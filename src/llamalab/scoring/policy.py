@@ -12,16 +12,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llamalab.engine import Decoding
-from llamalab.engines import PROVIDERS, provider_of, split_spec
+from llamalab.engines import PROVIDERS, REMOTE, provider_of, split_spec
 from llamalab.engines.options import Options, nearest, parse_options
 from llamalab.engines.request import check_decoding
 from llamalab.errors import ConfigError, ModelFileError, ProviderError
-from llamalab.scoring.endpoint import PROVIDERS as ENDPOINTS
 from llamalab.scoring.settings_file import read_settings
-
-REMOTE_PROVIDERS = tuple(ENDPOINTS)
-"""Providers whose models run elsewhere; "openai" is any endpoint of that shape (vLLM, llama-server, ...)."""
-
 
 DATE = "2024-07-26"
 """The day of policies that name none: the one that Llama 3.2's template falls back on."""
@@ -62,7 +57,7 @@ class Policy:
     @property
     def remote(self) -> bool:
         """Whether the model runs elsewhere."""
-        return self.provider in REMOTE_PROVIDERS
+        return self.provider in REMOTE
 
     @property
     def template_variables(self) -> dict[str, Any]:
@@ -117,7 +112,7 @@ def make_policy(name: str, settings: Mapping[str, Any]) -> Policy:
     except ValidationError as error:
         raise ConfigError(_first_fault(error)) from None
     provider, model = _provider(own)
-    remote = provider in REMOTE_PROVIDERS
+    remote = provider in REMOTE
     order = own.order or ("temperature_first" if remote else "truncate_first")
     decoding = Decoding(own.temperature, own.top_k, own.top_p, own.min_p, order)
     check_decoding(decoding)
@@ -157,13 +152,13 @@ def _from_file(path: Path, name: str, settings: object) -> Policy:
 
 def _provider(own: _Fields) -> tuple[str, str]:
     """Provider and model."""
-    known = [*PROVIDERS, *REMOTE_PROVIDERS]
+    known = [*PROVIDERS, *REMOTE]
     if own.provider is not None:
         if own.provider not in known:
             raise ProviderError(f"There is no provider {own.provider!r}.{nearest(own.provider, known)}")
         return own.provider, own.model.removeprefix(f"{own.provider}:")
     prefix, _, rest = own.model.partition(":")
-    if prefix in REMOTE_PROVIDERS and rest:
+    if prefix in REMOTE and rest:
         return prefix, rest
     return provider_of(own.model), split_spec(own.model)[1]
 
