@@ -76,7 +76,8 @@ def open_sources(
         for document in documents:
             document.close()
         raise
-    return Opened(context, (*_sentences(left_out), *(note for document in documents for note in document.notes)))
+    notes = [note for document in documents for note in document.notes]
+    return Opened(context, (*_sentences(left_out), *notes))
 
 
 def _opened(source: str, seen: set[Path], left_out: list[str]) -> Iterator[Document]:
@@ -85,7 +86,7 @@ def _opened(source: str, seen: set[Path], left_out: list[str]) -> Iterator[Docum
     if path.is_dir():
         files, chosen = _below(path, left_out), False
     elif glob.has_magic(source) and not path.exists():
-        files, chosen = _matching(source, path, left_out), False
+        files, chosen = _matching(path, left_out), False
     else:
         files, chosen = [path], True
     for file in files:
@@ -121,15 +122,27 @@ def _below(folder: Path, left_out: list[str]) -> list[Path]:
     return found
 
 
-def _matching(source: str, pattern: Path, left_out: list[str]) -> list[Path]:
-    """Files that match a pattern, by name."""
-    fixed = takewhile(lambda part: not glob.has_magic(part), pattern.parts)
-    home = Path(*fixed).resolve()
-    matching = sorted(Path(each) for each in glob.iglob(str(pattern), recursive=True))  # noqa: PTH207 - skips hidden
-    files = [path for path in matching if path.is_file() and not _leads_out(path, home, left_out)]
+def _matching(pattern: Path, left_out: list[str]) -> list[Path]:
+    """Files that match a pattern, by name, and those in folders that do; hidden ones only where it asks for them."""
+    fixed = tuple(takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+    wanted = pattern.parts[len(fixed) :]
+    home = Path(*fixed)
+    hidden = any(part.startswith(".") for part in wanted)
+    files: list[Path] = []
+    try:
+        matching = sorted(home.glob("/".join(wanted)))
+    except ValueError as error:
+        raise InputError(f"{_name(pattern)}: {error}.") from None
+    for path in matching:
+        if not hidden and any(part.startswith(".") for part in path.parts[len(fixed) :]):
+            continue
+        if path.is_dir() and not _leads_out(path, home.resolve(), left_out):
+            files += _below(path, left_out)
+        elif path.is_file() and not _leads_out(path, home.resolve(), left_out):
+            files.append(path)
     if not files:
-        raise InputError(f"{source}: there is no such file.")
-    return files
+        raise InputError(f"{_name(pattern)}: there is no such file.")
+    return list(dict.fromkeys(files))
 
 
 def _leads_out(file: Path, home: Path, left_out: list[str]) -> bool:

@@ -90,10 +90,10 @@ class Document:
         path = Path(path)
         called = str(path) if name is None else name
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: that would wait for a pipe's writer
+                raise InputError(f"{path} is no file. Pipes are read from standard input, with - as the file.")
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise InputError(f"{path} is no file. Pipes are read from standard input, with - as the file.")
                 if status.st_size < _MAPPED:
                     return cls(file.read(), called)
                 return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), called, path.absolute())
