@@ -80,7 +80,7 @@ def test_what_is_binary_or_empty_is_left_out_of_a_folder_and_said(folder: Path) 
         (lambda path: path.write_bytes(b"\x7fELF\0\0"), "is binary"),
         (lambda path: path.write_bytes("text".encode("utf-16")), "is UTF-16"),
         (lambda path: path.write_text(""), "There is no text"),
-        (lambda path: None, "cannot be read: No such file"),
+        (lambda path: path.exists(), "cannot be read: No such file"),
         (os.mkfifo, "is no file"),
         (lambda path: path.mkdir(), "No document was named"),
     ],
