@@ -24,6 +24,7 @@ from llamalab.chat import EngineChat
 from llamalab.engine import GenerateRequest, Generation, SamplingParams
 from llamalab.engines import load
 from llamalab.errors import InputError
+from llamalab.rlm.bench.interval import wilson
 from llamalab.rlm.compact import (
     COMPACT_PROMPT,
     NOT_FOUND,
@@ -161,13 +162,6 @@ def execute(command: Find | Count, dialogue: Dialogue) -> str:
     if command.store:
         dialogue.stored[command.store] = len(matches)
     return find_block(matches, len(matches), store=command.store)
-
-
-def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Bounds of the 95% interval of a proportion. Source: Wilson 1927."""
-    p, zz = right / n, z * z / n
-    middle, half = p + zz / 2, z * ((p * (1 - p) + zz / 4) / n) ** 0.5
-    return (middle - half) / (1 + zz), (middle + half) / (1 + zz)
 
 
 # ---- the cells of the table --------------------------------------------------------------------------------------

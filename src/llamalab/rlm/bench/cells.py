@@ -1,0 +1,141 @@
+"""Outcomes added up: one row for each model, mode, kind of question and size, or for several of these together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from llamalab.rlm.bench.interval import wilson
+from llamalab.rlm.bench.outcome import Mode, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Some outcomes together. Tokens, turns and seconds are means of a question.
+
+    Attributes:
+        model: that answered.
+        mode: how.
+        task: kind of question; "all" for several.
+        size: characters of the texts; 0 for several sizes.
+        n: questions.
+        right: right answers.
+        accuracy: their share.
+        low: lower end of its 95% interval (Wilson).
+        high: upper end.
+        score: mean of the scores, which count what is nearly right.
+        root_tokens: prompt and reply tokens of the root, or of the one call.
+        sub_tokens: of sub calls.
+        cached_tokens: the part of both that was cached.
+        share: tokens of all calls over tokens of the whole texts.
+        turns: calls of the root.
+        malformed: turns without a valid command, over all turns.
+        complete: runs that the model ended itself, over all.
+        errors: questions that ended in an error.
+        seconds: wall clock.
+    """
+
+    model: str
+    mode: Mode
+    task: str
+    size: int
+    n: int
+    right: int
+    accuracy: float
+    low: float
+    high: float
+    score: float
+    root_tokens: float
+    sub_tokens: float
+    cached_tokens: float
+    share: float
+    turns: float
+    malformed: float
+    complete: float
+    errors: int
+    seconds: float
+
+
+HEADERS = (
+    "model",
+    "mode",
+    "questions",
+    "characters",
+    "n",
+    "right",
+    "95%",
+    "score",
+    "root tokens",
+    "sub tokens",
+    "of reading it",
+    "turns",
+    "malformed",
+    "seconds",
+)
+RIGHT_ALIGNED = HEADERS[3:]
+
+
+def cells(outcomes: Iterable[Outcome], *, by_task: bool = True, by_size: bool = True) -> list[Cell]:
+    """Add up, in the order in which kinds and sizes first occur.
+
+    Args:
+        outcomes: of any models and modes.
+        by_task: a row for each kind of question.
+        by_size: a row for each size.
+    """
+    groups: dict[tuple[str, Mode, str, int], list[Outcome]] = {}
+    for outcome in outcomes:
+        task = outcome.task if by_task else "all"
+        key = (outcome.model, outcome.mode, task, outcome.size if by_size else 0)
+        groups.setdefault(key, []).append(outcome)
+    return [_cell(*key, group) for key, group in groups.items()]
+
+
+def row(cell: Cell) -> tuple[str, ...]:
+    """A cell in words, under `HEADERS`."""
+    return (
+        cell.model,
+        cell.mode,
+        cell.task,
+        f"{cell.size:,}" if cell.size else "all",
+        str(cell.n),
+        f"{cell.accuracy:.0%}",
+        f"{cell.low:.0%} to {cell.high:.0%}",
+        f"{cell.score:.2f}",
+        f"{cell.root_tokens:,.0f}",
+        f"{cell.sub_tokens:,.0f}",
+        f"{cell.share:.1%}",
+        f"{cell.turns:.1f}",
+        f"{cell.malformed:.1%}" if cell.mode == "rlm" else "",
+        f"{cell.seconds:.2f}",
+    )
+
+
+def _cell(model: str, mode: Mode, task: str, size: int, outcomes: Sequence[Outcome]) -> Cell:
+    n, right = len(outcomes), sum(outcome.right for outcome in outcomes)
+    low, high = wilson(right, n)
+    turns = sum(outcome.turns for outcome in outcomes)
+    used = {role: [o.usage[role] for o in outcomes if role in o.usage] for role in ("root", "sub")}
+    tokens = {role: sum(u.fresh + u.cached + u.output for u in usages) for role, usages in used.items()}
+    return Cell(
+        model=model,
+        mode=mode,
+        task=task,
+        size=size,
+        n=n,
+        right=right,
+        accuracy=right / n,
+        low=low,
+        high=high,
+        score=fmean(outcome.score for outcome in outcomes),
+        root_tokens=tokens["root"] / n,
+        sub_tokens=tokens["sub"] / n,
+        cached_tokens=sum(u.cached for usages in used.values() for u in usages) / n,
+        share=sum(tokens.values()) / max(sum(outcome.reading for outcome in outcomes), 1),
+        turns=turns / n,
+        malformed=sum(outcome.malformed for outcome in outcomes) / max(turns, 1),
+        complete=sum(outcome.complete for outcome in outcomes) / n,
+        errors=sum(bool(outcome.error) for outcome in outcomes),
+        seconds=fmean(outcome.seconds for outcome in outcomes),
+    )
