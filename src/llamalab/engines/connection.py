@@ -68,7 +68,7 @@ def check_address(address: str) -> str:
     Raises:
         ConfigError: it is no address, or has a password in it.
     """
-    if not address.startswith(("http://", "https://")):
+    if not isinstance(address, str) or not address.startswith(("http://", "https://")):
         raise ConfigError(f"base_url must begin with http:// or https://, not {address!r}.")
     if "@" in urlsplit(address).netloc:
         raise ConfigError("base_url has a name or password in it, which would end up in logs. Put it into a proxy.")
@@ -103,7 +103,7 @@ class Connection:
         backoff: float = 1.0,
         limit_name: str = "deadline",
     ) -> None:
-        _check_numbers(retries, {limit_name: deadline, "backoff": backoff})
+        check_numbers(retries, {limit_name: deadline, "backoff": backoff})
         if not (key.value.isascii() and key.value.isprintable()):
             raise ProviderError(f"The key in {key.variable} has characters that no key has.")
         self.address, self.model = check_address(address), model
@@ -371,8 +371,12 @@ def _check_flag(cancel: threading.Event | None) -> None:
         raise Cancelled
 
 
-def _check_numbers(retries: object, seconds: Mapping[str, object]) -> None:
-    """Refuse options that mean nothing."""
+def check_numbers(retries: object, seconds: Mapping[str, object]) -> None:
+    """Refuse options that mean nothing: a number of retries, and numbers of seconds by name.
+
+    Raises:
+        ConfigError: one of them.
+    """
     for name, value in seconds.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < 1e6:
             raise ConfigError(f"{name} must be a number of seconds above 0, not {value!r}.")

@@ -23,7 +23,7 @@ from llamalab.engine import (
     TokenCount,
     Usage,
 )
-from llamalab.engines.connection import Cancelled, Connection, read_key
+from llamalab.engines.connection import Cancelled, Connection, check_address, check_numbers, read_key
 from llamalab.engines.openai import OpenAIShape
 from llamalab.engines.options import nearest
 from llamalab.engines.remote_providers import OPENAI, PROVIDERS, address_from_environment
@@ -37,6 +37,9 @@ N_CTX = 16_384
 
 UNKNOWN_CONTEXT = 32_768
 """Context that is assumed of a server that does not tell."""
+
+OPTIONS = ("base_url", "api_key_env", "n_ctx", "timeout", "retries", "backoff", "schema_support", "extra")
+"""What `RemoteChat` can be told besides provider and model."""
 
 _SUPPORT: Mapping[Means, SchemaSupport] = {"schema": "exact", "json": "json", "none": "none"}
 _MEANS: Mapping[SchemaSupport, Means] = {support: means for means, support in _SUPPORT.items()}
@@ -114,12 +117,17 @@ class RemoteChat:
         known = PROVIDERS.get(provider)
         if known is None:
             raise ProviderError(f"There is no remote provider {provider!r}; known are {', '.join(PROVIDERS)}.")
-        if n_ctx is not None and (isinstance(n_ctx, bool) or not isinstance(n_ctx, int) or n_ctx < 1):
-            raise ConfigError(f"n_ctx must be a positive number of tokens, not {n_ctx!r}.")
-        if schema_support is not None and schema_support not in _MEANS:
-            raise ConfigError(f"schema_support must be exact, json or none, not {schema_support!r}.")
-        if extra is not None and not isinstance(extra, Mapping):
-            raise ConfigError(f"extra must be a table of fields for the request, not {extra!r}.")
+        check_options(
+            {
+                "base_url": base_url,
+                "n_ctx": n_ctx,
+                "timeout": timeout,
+                "retries": retries,
+                "backoff": backoff,
+                "schema_support": schema_support,
+                "extra": extra,
+            }
+        )
         address = base_url or address_from_environment(provider, known.address_variable) or known.base_url
         official = address.startswith(OPENAI)
         needed = known.key_needed or api_key_env is not None or official
@@ -453,21 +461,39 @@ class RemoteChat:
         )
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of `RemoteChat` that cannot be.
+
+    Raises:
+        ConfigError: a value of the wrong kind, or out of range.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if (address := given.get("base_url")) is not None:
+        check_address(address)
+    check_numbers(given.get("retries", 0), {name: given.get(name, 1.0) for name in ("timeout", "backoff")})
+    n_ctx = given.get("n_ctx", 1)
+    if isinstance(n_ctx, bool) or not isinstance(n_ctx, int) or not 1 <= n_ctx < 2**31:
+        raise ConfigError(f"n_ctx must be a positive number of tokens, not {n_ctx!r}.")
+    if given.get("schema_support", "exact") not in _MEANS:
+        raise ConfigError(f"schema_support must be exact, json or none, not {given['schema_support']!r}.")
+    if not isinstance(given.get("extra", {}), Mapping):
+        raise ConfigError(f"extra must be a table of fields for the request, not {given['extra']!r}.")
+
+
 def open_remote(provider: str, model: str, options: Mapping[str, Any]) -> RemoteChat:
     """The chat model behind "provider:model".
 
     Raises:
         ProviderError, ConfigError: as `RemoteChat`; also for an option that it does not have.
     """
-    known = ("base_url", "api_key_env", "n_ctx", "timeout", "retries", "backoff", "schema_support", "extra")
     for name in options:
         if name == "api_key":
             raise ConfigError(
                 "A key does not belong into options or files: put it into the environment, and name the variable in "
                 "api_key_env."
             )
-        if name not in known:
-            raise ConfigError(f"{provider}, which runs elsewhere, has no option {name!r}.{nearest(name, known)}")
+        if name not in OPTIONS:
+            raise ConfigError(f"{provider}, which runs elsewhere, has no option {name!r}.{nearest(name, OPTIONS)}")
     return RemoteChat(provider, model, **options)
 
 

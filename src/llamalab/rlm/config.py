@@ -5,10 +5,12 @@ Every mistake is a `ConfigError` with file, line and name of the setting, and wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+from llamalab.rlm.budget import Role
 
 Roles: TypeAlias = Literal["root", "sub", "both"]
 Protocol: TypeAlias = Literal["auto", "compact", "full"]
@@ -89,18 +91,58 @@ def load_config(path: Path) -> RlmConfig:
     Raises:
         ConfigError: the file cannot be read, or a setting has a wrong name or value.
     """
-    raise NotImplementedError
+    from llamalab.rlm.config_file import read_config
+
+    return read_config(path.expanduser())
 
 
 def default_config() -> RlmConfig:
     """Pico as root and sub."""
-    return RlmConfig((ProviderSettings("llama_cpp", "pico", name="pico"),))
+    return RlmConfig((provider_of_spec("pico"),))
+
+
+def provider_of_spec(spec: str, role: Roles = "both") -> ProviderSettings:
+    """A model spec ("pico", "ollama:llama3.2:3b", a path) as a provider.
+
+    Raises:
+        ModelNotFound, ModelFileError, ProviderError: there is no such model, or no such provider.
+    """
+    from llamalab.engines import provider_of, split_spec
+
+    return ProviderSettings(provider_of(spec), split_spec(spec)[1], role, name=spec)
 
 
 def with_models(config: RlmConfig, *, root: str | None = None, sub: str | None = None) -> RlmConfig:
     """The configuration with other models: model specs for the root, for sub-questions, or both.
 
+    A provider with both roles keeps the one that is not replaced; without a file, the root's answers sub-questions.
+
     Raises:
-        ProviderError: a spec that names no provider.
+        ModelNotFound, ModelFileError, ProviderError: as `provider_of_spec`.
     """
-    raise NotImplementedError
+    if root is not None and (root == sub or (sub is None and config.path is None)):
+        return replace(config, providers=(provider_of_spec(root),))
+    providers = list(config.providers)
+    if root is not None:
+        providers = [*_without(providers, "root"), provider_of_spec(root, "root")]
+    if sub is not None:
+        providers = [*_without(providers, "sub"), provider_of_spec(sub, "sub")]
+    return replace(config, providers=apart(providers))
+
+
+def _without(providers: Sequence[ProviderSettings], role: Role) -> list[ProviderSettings]:
+    """The providers with nobody in a role."""
+    other: Role = "sub" if role == "root" else "root"
+    return [replace(each, role=other) for each in providers if each.role != role]
+
+
+def apart(providers: Sequence[ProviderSettings]) -> tuple[ProviderSettings, ...]:
+    """Each with a name of its own: the model spec, with a number behind it where that is taken."""
+    named: dict[str, ProviderSettings] = {}
+    for each in providers:
+        name, number = each.name or each.spec, 1
+        while name in named:
+            number += 1
+            name = f"{each.name or each.spec} #{number}"
+        named[name] = replace(each, name=name)
+    return tuple(named.values())
