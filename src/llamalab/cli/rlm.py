@@ -15,6 +15,8 @@ import typer
 
 from llamalab.cli.options import JsonOption, expand_options
 from llamalab.cli.output import check_argument, print_json
+from llamalab.cli.rlm_bench import bench
+from llamalab.cli.rlm_options import RootAndSub
 from llamalab.cli.rlm_view import describe_answer, print_answer, turns_view
 from llamalab.cli.schema_file import read_schema
 from llamalab.errors import ConfigError, EngineError, LlamalabError, SchemaError
@@ -28,23 +30,6 @@ SourcesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="FILE...", help="Files, folders, patterns such as 'logs/*.txt', or - for standard input."),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOptions:
-    """Who steers, and who answers sub-questions."""
-
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", metavar="FILE", help="Settings and providers, TOML.")
-    ] = None
-    root: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="The model that steers; instead of the configured ones."),
-    ] = None
-    sub: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="The model that answers sub-questions; instead of the configured ones."),
-    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +70,7 @@ class JournalOptions:
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     rlm = typer.Typer(name="rlm", help="Answer questions over texts larger than any context.", no_args_is_help=True)
-    for command in (ask, replay):
+    for command in (ask, replay, bench):
         rlm.command()(expand_options(command))
     app.add_typer(rlm)
 
@@ -94,7 +79,7 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What you want to know, in quotes.")],
     sources: SourcesArgument = None,
     *,
-    models: ModelOptions,
+    models: RootAndSub,
     schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON schema that the answer must satisfy.")
     ] = None,
@@ -119,9 +104,7 @@ def ask(
     events = rlm.events(
         question,
         sources or [],
-        config=models.config,
-        root=models.root,
-        sub=models.sub,
+        config=models.config_of(),
         schema=held,
         journal=journal,
         resume=journals.resume,
@@ -189,7 +172,7 @@ def _schema(file: Path) -> dict[str, Any]:
     return schema
 
 
-def _say_how_to_go_on(journal: Path | None, question: str, sources: Sequence[str], models: ModelOptions) -> None:
+def _say_how_to_go_on(journal: Path | None, question: str, sources: Sequence[str], models: RootAndSub) -> None:
     """What was answered is not lost: name the command that uses it."""
     if journal is None or not journal.is_file() or "-" in sources:
         return
