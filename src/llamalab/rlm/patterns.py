@@ -26,7 +26,8 @@ BLOCK = 1 << 20
 OVERLAP = 64 << 10
 """By how much windows of a long line overlap, bytes."""
 _COST = 32 << 20
-_LARGEST = 4096
+_LARGEST = 16384
+_SMALLEST = 4096
 _FLAGS = "(?im)"
 _ANYWHERE = re2._re2.RE2.Anchor.UNANCHORED
 
@@ -35,42 +36,48 @@ Match = Callable[[Any, Bytes, int, int], Spans]
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """A pattern compiled for one kind of text.
+
+    Attributes:
+        match: RE2's own search: (anchor, text, start, end) to the spans of the match and its groups, -1 for none.
+        block: bytes that are searched at once; fewer for a larger pattern.
+    """
+
+    match: Match
+    block: int
+
+    def region(self, text: Bytes, position: int) -> tuple[int, int]:
+        """What to search at once from a position on: up to where a match may begin, and end."""
+        whole, block, overlap = len(text), self.block, min(OVERLAP, self.block // 4)
+        if whole - position <= block:
+            return whole, whole
+        end = text.rfind(b"\n", position, position + block) + 1
+        if end > position:
+            return end, end
+        line_end = text.find(b"\n", position + block, position + block + overlap)
+        if line_end >= 0:
+            return line_end + 1, line_end + 1
+        return boundary(text, position + block), boundary(text, position + block + overlap)
+
+
+@dataclass(frozen=True, slots=True)
 class Pattern:
-    """A compiled pattern: as UTF-8, and for texts that are all ASCII in the faster form without Unicode.
+    """A compiled pattern.
 
     Attributes:
         source: as it was written.
         groups: how many it has.
-        block: bytes that are searched at once.
     """
 
     source: str
     groups: int
-    block: int
-    _unicode: Match = field(repr=False)
-    _ascii: Match = field(repr=False)
+    _unicode: Machine = field(repr=False)
+    _ascii: Machine = field(repr=False)
 
-    def matcher(self, *, ascii: bool) -> Match:
-        """RE2's own search: (anchor, text, start, end) to the spans of the match and its groups, -1 for none."""
+    def machine(self, *, ascii: bool) -> Machine:
+        """The one for UTF-8; for a text that is all ASCII the smaller and faster one without Unicode."""
         return self._ascii if ascii else self._unicode
-
-    @property
-    def overlap(self) -> int:
-        """By how much windows of a long line overlap, bytes."""
-        return min(OVERLAP, self.block // 4)
-
-    def region(self, text: Bytes, position: int) -> tuple[int, int]:
-        """What to search at once from a position on: up to where a match may begin, and end."""
-        whole = len(text)
-        if whole - position <= self.block:
-            return whole, whole
-        end = text.rfind(b"\n", position, position + self.block) + 1
-        if end > position:
-            return end, end
-        line_end = text.find(b"\n", position + self.block, position + self.block + self.overlap)
-        if line_end >= 0:
-            return line_end + 1, line_end + 1
-        return _boundary(text, position + self.block), _boundary(text, position + self.block + self.overlap)
 
 
 @dataclass(slots=True)
@@ -130,11 +137,12 @@ def search(pattern: Pattern, text: Bytes, stop: Stop, *, ascii: bool, group: int
         ascii: the text has no other characters.
         group: the spans are of this group; matches in which it takes no part are left out.
     """
-    match = pattern.matcher(ascii=ascii)
+    machine = pattern.machine(ascii=ascii)
+    match = machine.match
     now, deadline, last = time.monotonic, stop.deadline, stop.position
     position, whole = 0, len(text)
     while position < whole:
-        limit, end = pattern.region(text, position)
+        limit, end = machine.region(text, position)
         found: Spans = []
         while position < limit:
             if position >= last or now() > deadline:
@@ -147,7 +155,7 @@ def search(pattern: Pattern, text: Bytes, stop: Stop, *, ascii: bool, group: int
             if begin < 0 or begin >= limit:
                 position = limit
             elif begin == position:
-                position = _boundary_after(text, position)
+                position = boundary_after(text, position)
             elif spans[group][0] >= 0:
                 found.append(spans[group])
         if found:
@@ -166,10 +174,11 @@ def matching_lines(
         ascii: the text has no other characters.
         accept: whether a match counts, by where it begins and ends; if not, the line is searched on.
     """
-    match = pattern.matcher(ascii=ascii)
+    machine = pattern.machine(ascii=ascii)
+    match = machine.match
     position, whole = 0, len(text)
     while position < whole:
-        limit, end = pattern.region(text, position)
+        limit, end = machine.region(text, position)
         while position < limit:
             if stop.at(position):
                 return
@@ -182,14 +191,13 @@ def matching_lines(
                 yield text.rfind(b"\n", 0, begin) + 1, line_end
                 position = line_end + 1
             else:
-                position = _boundary_after(text, begin)
+                position = boundary_after(text, begin)
 
 
 @lru_cache(64)
 def _compiled(source: str, capture: bool) -> Pattern:
     unicode = _re2(source, capture, latin=False)
-    size = unicode._regexp.ProgramSize()
-    if size > _LARGEST:
+    if unicode._regexp.ProgramSize() > _LARGEST:
         raise re2.error("pattern too large")
     plain = unicode
     if source.isascii():
@@ -197,8 +205,12 @@ def _compiled(source: str, capture: bool) -> Pattern:
             plain = _re2(source, capture, latin=True)
         except re2.error:
             plain = unicode
-    block = max(min(BLOCK, _COST // max(size, plain._regexp.ProgramSize())), _LARGEST)
-    return Pattern(source, unicode.groups, block, unicode._regexp.Match, plain._regexp.Match)
+    return Pattern(source, unicode.groups, _machine(unicode), _machine(plain))
+
+
+def _machine(compiled: Any) -> Machine:
+    size = compiled._regexp.ProgramSize()
+    return Machine(compiled._regexp.Match, max(min(BLOCK, _COST // size), _SMALLEST))
 
 
 def _re2(source: str, capture: bool, *, latin: bool) -> Any:
@@ -235,14 +247,14 @@ def _remedy(error: Exception) -> str:
     return f"{what}. Put a backslash before signs that are meant as they stand."
 
 
-def _boundary(text: Bytes, position: int) -> int:
+def boundary(text: Bytes, position: int) -> int:
     """The last position up to this where a character begins."""
     while 0 < position < len(text) and text[position] & 0xC0 == 0x80:
         position -= 1
     return position
 
 
-def _boundary_after(text: Bytes, position: int) -> int:
+def boundary_after(text: Bytes, position: int) -> int:
     """The first position after this where a character begins."""
     position += 1
     while position < len(text) and text[position] & 0xC0 == 0x80:

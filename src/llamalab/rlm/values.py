@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, overload
 
-from llamalab.rlm.text import Span
+import numpy as np
+from numpy.typing import NDArray
+
+from llamalab.rlm.marks import Bytes, Positions
+from llamalab.rlm.text import Context, Document, Span
 
 Kind: TypeAlias = Literal["text", "matches", "list", "number"]
 
@@ -26,6 +30,121 @@ class Item:
 
     text: str
     span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of text as bytes that can be searched.
+
+    Attributes:
+        data: its UTF-8, and nothing around it.
+        ascii: it has no other characters.
+        document: that it stands in, from byte `offset` on; None where it is a text of its own.
+        offset: bytes.
+        span: for a text of its own: what it was made from.
+    """
+
+    data: Bytes
+    ascii: bool
+    document: Document | None = None
+    offset: int = 0
+    span: Span | None = None
+
+    def char_of(self, position: int) -> int:
+        """How many of its characters stand before a byte."""
+        if self.ascii:
+            return position
+        if self.document is None:
+            return len(self.data[:position].decode("utf-8"))
+        return self.document.char_of(self.offset + position) - self.document.char_of(self.offset)
+
+    def byte_of(self, char: int) -> int:
+        """Where a character begins, in bytes; clipped."""
+        if self.ascii:
+            return min(max(char, 0), len(self.data))
+        if self.document is None:
+            return len(self.data[:].decode("utf-8")[: max(char, 0)].encode())
+        before = self.document.char_of(self.offset)
+        return min(self.document.byte_of(before + max(char, 0)) - self.offset, len(self.data))
+
+    def item(self, start: int, end: int) -> Item:
+        """Its bytes `start` to `end`."""
+        if self.document is None:
+            return Item(self.data[start:end].decode("utf-8"), self.span)
+        start, end = self.offset + start, self.offset + end
+        return Item(self.document.read(start, end), self.document.span(start, end))
+
+
+class Places(Sequence[Item]):
+    """Pieces of documents, in any order.
+
+    Attributes:
+        documents: in which they stand.
+        which: index of the document of each.
+        start: first byte of each.
+        end: after the last byte of each.
+    """
+
+    __slots__ = ("documents", "end", "start", "which")
+
+    def __init__(
+        self, documents: Sequence[Document], which: NDArray[np.int32], start: Positions, end: Positions
+    ) -> None:
+        self.documents = tuple(documents)
+        self.which, self.start, self.end = which, start, end
+
+    @classmethod
+    def whole(cls, documents: Sequence[Document]) -> Places:
+        """Each document as one piece."""
+        n = len(documents)
+        ends = np.array([document.n_bytes for document in documents], np.int64)
+        return cls(documents, np.arange(n, dtype=np.int32), np.zeros(n, np.int64), ends)
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @overload
+    def __getitem__(self, at: int) -> Item: ...
+    @overload
+    def __getitem__(self, at: slice) -> Places: ...
+    def __getitem__(self, at: int | slice) -> Item | Places:
+        if isinstance(at, slice):
+            return Places(self.documents, self.which[at], self.start[at], self.end[at])
+        document, start, end = self.place(at)
+        return Item(document.read(start, end), document.span(start, end))
+
+    def place(self, at: int) -> tuple[Document, int, int]:
+        """The document of a piece, its first byte, and the byte after its last."""
+        return self.documents[self.which[at]], int(self.start[at]), int(self.end[at])
+
+    def piece(self, at: int) -> Piece:
+        """A piece as bytes."""
+        document, start, end = self.place(at)
+        whole = start == 0 and end == document.n_bytes
+        return Piece(document.data if whole else document.data[start:end], document.ascii, document, start)
+
+    def ordered(self, order: Positions) -> Places:
+        """The same in another order."""
+        return Places(self.documents, self.which[order], self.start[order], self.end[order])
+
+    def lengths(self) -> Positions:
+        """Characters of each."""
+        found = self.end - self.start
+        for n, document in enumerate(self.documents):
+            if not document.ascii:
+                here = self.which == n
+                found[here] = document.chars_of(self.end[here]) - document.chars_of(self.start[here])
+        return found
+
+    def line_counts(self) -> Positions:
+        """Lines of each; one that ends with a newline has no empty line after it."""
+        found = np.zeros(len(self), np.int64)
+        for n, document in enumerate(self.documents):
+            here = np.flatnonzero((self.which == n) & (self.end > self.start))
+            if len(here):
+                last = self.end[here] - 1
+                found[here] = document.lines_of(last) - document.lines_of(self.start[here]) + 1
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +171,91 @@ class Value:
         """A number, written as it is shown."""
         return cls("number", (Item(str(number)),), 1)
 
+    @classmethod
+    def of_context(cls, context: Context) -> Value:
+        """All documents."""
+        return cls("text", Places.whole(context.documents), len(context.documents))
+
     def spans(self, most: int) -> tuple[Span, ...]:
         """Where the first pieces stand, at most `most`."""
-        return tuple(item.span for item in self._first(most) if item.span is not None)
+        found = []
+        for at in range(min(most, len(self.items))):
+            if isinstance(self.items, Places):
+                document, start, end = self.items.place(at)
+                found.append(document.span(start, end))
+            elif (span := self.items[at].span) is not None:
+                found.append(span)
+        return tuple(found)
 
-    def _first(self, most: int) -> Iterator[Item]:
-        return (self.items[at] for at in range(min(most, len(self.items))))
+    def piece(self, at: int) -> Piece:
+        """An item as bytes."""
+        if isinstance(self.items, Places):
+            return self.items.piece(at)
+        item = self.items[at]
+        return Piece(item.text.encode(), item.text.isascii(), None, 0, item.span)
+
+    def pieces(self) -> Iterator[Piece]:
+        """The items as bytes, each made when it is asked for."""
+        return (self.piece(at) for at in range(len(self.items)))
+
+    def char_starts(self) -> Positions:
+        """At which character each piece begins when they stand one after the other, and at last how many there are."""
+        lengths = self.items.lengths() if isinstance(self.items, Places) else [len(item.text) for item in self.items]
+        return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+    def head(self, at: int, most: int) -> Item:
+        """The first `most` characters of an item: the rest is not read."""
+        if not isinstance(self.items, Places):
+            return Item(self.items[at].text[:most], self.items[at].span)
+        document, start, end = self.items.place(at)
+        if end - start > most:
+            end = min(end, document.byte_of(document.char_of(start) + most))
+        return Item(document.read(start, end), document.span(start, end))
+
+    def joined(self, most: int) -> str:
+        """The first `most` characters of all items: texts one after the other, others one to a line."""
+        parts: list[str] = []
+        between = "" if self.kind == "text" else "\n"
+        for at in range(len(self.items)):
+            if most <= 0:
+                break
+            parts.append(self.head(at, most).text)
+            most -= len(parts[-1]) + len(between)
+        return between.join(parts)
+
+
+class Gathered:
+    """Pieces as a search finds them: at most so many are kept, all are counted.
+
+    Attributes:
+        total: how many there were.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.total = 0
+        self._room = most
+        self._parts: list[tuple[Piece, Positions]] = []
+
+    def add(self, piece: Piece, spans: Sequence[tuple[int, int]]) -> None:
+        """Take parts of a piece, given as bytes from its beginning."""
+        self.total += len(spans)
+        kept = spans[: self._room]
+        self._room -= len(kept)
+        if kept:
+            self._parts.append((piece, np.array(kept, np.int64)))
+
+    def items(self) -> Sequence[Item]:
+        """What was kept, in the order it was added."""
+        if any(piece.document is None for piece, _ in self._parts):
+            return tuple(piece.item(int(a), int(b)) for piece, spans in self._parts for a, b in spans)
+        documents: dict[int, tuple[int, Document]] = {}
+        which = []
+        for piece, spans in self._parts:
+            assert piece.document is not None
+            index, _ = documents.setdefault(id(piece.document), (len(documents), piece.document))
+            which.append(np.full(len(spans), index, np.int32))
+        if not which:
+            return ()
+        places = np.concatenate([spans + piece.offset for piece, spans in self._parts])
+        found = [document for _, document in documents.values()]
+        return Places(found, np.concatenate(which), places[:, 0].copy(), places[:, 1].copy())

@@ -1,0 +1,103 @@
+"""Values as the root is shown them: every line of a document behind its number, so that none can pass for our words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamalab.rlm.state import State
+from llamalab.rlm.text import Document, Span
+from llamalab.rlm.values import Places, Value
+
+MAX_ITEM = 300
+"""Longest match or item that is shown, characters; the rest is cut and marked."""
+_AROUND = 120
+_BREAKS = dict.fromkeys(map(ord, "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), " ")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A value in words.
+
+    Attributes:
+        text: lines, each behind its number.
+        items: how many of the items are in it.
+        whole: nothing was left out or cut.
+    """
+
+    text: str
+    items: int
+    whole: bool
+
+
+def show(value: Value, state: State, *, around: bool = False) -> Shown:
+    """A value, as far as `Limits.output` characters go.
+
+    Args:
+        value: to show.
+        state: that it is shown in; with several documents each line says which it is of.
+        around: matches are shown with the line around them.
+    """
+    most = state.limits.output
+    if value.kind == "text":
+        return _text(value, state, most)
+    lines: list[str] = []
+    whole = True
+    for at in range(len(value.items)):
+        line, cut = _item(value, at, state, around=around)
+        most -= len(line) + 1
+        if most < 0:
+            return Shown("\n".join(lines), at, whole=False)
+        lines.append(line)
+        whole = whole and not cut
+    return Shown("\n".join(lines), len(value.items), whole and value.total == len(value.items))
+
+
+def _text(value: Value, state: State, most: int) -> Shown:
+    lines: list[str] = []
+    for at in range(len(value.items)):
+        item = value.head(at, most + 1)
+        for n, line in enumerate(item.text.removesuffix("\n").split("\n")):
+            found = f"{_place(item.span, state, n)}{line.translate(_BREAKS)}"
+            if len(found) > most:
+                if most > len(found) - len(line):
+                    lines.append(found[: most - 1] + "…")
+                return Shown("\n".join(lines), at, whole=False)
+            lines.append(found)
+            most -= len(found) + 1
+    return Shown("\n".join(lines), len(value.items), whole=True)
+
+
+def _item(value: Value, at: int, state: State, *, around: bool) -> tuple[str, bool]:
+    if value.kind == "number":
+        return value.items[at].text, False
+    item = value.head(at, MAX_ITEM + 1)
+    text = item.text
+    if around and isinstance(value.items, Places) and len(text) < MAX_ITEM:
+        document, start, end = value.items.place(at)
+        text = _line_around(document, start, end)
+    text = " ".join(text.split())
+    cut = len(text) > MAX_ITEM
+    place = _place(item.span, state, 0) if item.span is not None else f"{at + 1}: "
+    return place + (text[: MAX_ITEM - 1] + "…" if cut else text), cut
+
+
+def _line_around(document: Document, start: int, end: int) -> str:
+    """The line of a match, cut where it is far from it."""
+    data = document.data
+    first, last = max(start - _AROUND, 0), min(end + _AROUND, document.n_bytes)
+    begin = data.rfind(b"\n", first, start) + 1 or first
+    until = data.find(b"\n", end, last)
+    until = last if until < 0 else until
+    before = "…" if begin == first and begin > 0 and data[begin - 1] != 10 else ""
+    after = "…" if until == last and until < document.n_bytes and data[until] != 10 else ""
+    return before + data[begin:until].decode("utf-8", "ignore") + after
+
+
+def _place(span: Span | None, state: State, lines_below: int) -> str:
+    """What stands before a line: its number, and of several documents which."""
+    if span is None:
+        return f"{lines_below + 1}: "
+    documents = state.context.documents
+    names = [document.name for document in documents] if len(documents) > 1 else []
+    which = f"doc{names.index(span.document) + 1} " if span.document in names else ""
+    return f"{which}L{span.line + lines_below}: "
