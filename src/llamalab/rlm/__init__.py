@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +104,6 @@ def events(
         SchemaError: a schema that cannot be compiled.
         ProviderError: no provider answers; the run can be resumed from its journal.
     """
-    raise NotImplementedError
-    with ExitStack() as _:
-        yield Answered(Answer(question, ""))
+    from llamalab.rlm.asking import Request, answer_events
+
+    return answer_events(Request(question, sources, config, root, sub, schema, journal, resume, cache, pool))

@@ -1,0 +1,231 @@
+"""From a question and the names of documents to a run: models, journal, settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from llamalab.errors import ConfigError, InputError
+from llamalab.rlm.budget import Budget, Limits
+from llamalab.rlm.cache import with_cache
+from llamalab.rlm.config import RlmConfig, default_config, load_config, with_models
+from llamalab.rlm.event import Event
+from llamalab.rlm.journal import Data, Differs, Tape, resume_tape, start_tape
+from llamalab.rlm.orchestrator import run
+from llamalab.rlm.protocol import Protocol
+from llamalab.rlm.providers import Pool, open_pool
+from llamalab.rlm.sources import Opened, Source, open_sources
+from llamalab.rlm.text import Context
+from llamalab.rlm.tree import Settings, Tree, last_pool_state, spent_before, sum_usage
+from llamalab.rlm.typed import check_schema
+
+MAX_QUESTION = 10_000
+"""Longest question, characters."""
+DEMONSTRATION = (
+    "No model was named, so pico answers: a demonstration model of 3 million parameters, which knows single facts, "
+    "counts of lines and little else. Name others in a configuration."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a caller asks for; see `llamalab.rlm.events`."""
+
+    question: str
+    sources: Sequence[Source] | Source | Context
+    config: RlmConfig | Path | str | None = None
+    root: str | None = None
+    sub: str | None = None
+    schema: Mapping[str, Any] | None = None
+    journal: Path | str | None = None
+    resume: Path | str | None = None
+    cache: Path | str | None = None
+    pool: Pool | None = None
+
+
+def answer_events(request: Request) -> Iterator[Event]:
+    """The events of the run that is asked for. Errors as of `llamalab.rlm.events`."""
+    question = _checked(request)
+    config = _config(request)
+    with ExitStack() as stack:
+        opened = _opened(request.sources, stack)
+        if request.schema is not None:
+            check_schema(request.schema)
+        tape = _tape(request, question, opened.context, config)
+        stack.callback(tape.close)
+        pool = _pool(request, config, stack)
+        said = (*config.said, *(() if request.pool or not _unnamed(request) else (DEMONSTRATION,)), *opened.said)
+        settings = Settings.of_data(tape.header["settings"])
+        budget = Budget(settings.limits, spent=spent_before(tape))
+        if (state := last_pool_state(tape)) is not None:
+            pool.restore(state)
+        tolerant, modes = _probe(tape, pool, budget)
+        tree = Tree(tape, replace(settings, tolerant=tolerant), budget, pool)
+        stack.callback(tree.cancel.set)
+        try:
+            yield from run(tree, question, opened.context, said=(*said, *modes))
+        except Differs as error:
+            raise InputError(
+                f"{tape.path} cannot be resumed: what is done again comes out otherwise. {error} Was it written by "
+                "another version of this program?"
+            ) from None
+
+
+def settings_of(config: RlmConfig, protocol: Protocol, schema: Mapping[str, Any] | None) -> Settings:
+    """What of a configuration a run goes by."""
+    limits = Limits(
+        config.max_iterations,
+        config.max_sub_calls,
+        config.max_depth,
+        config.max_tokens,
+        config.max_seconds,
+        config.max_cost,
+    )
+    return Settings(
+        protocol=protocol,
+        output_limit=config.output_limit,
+        turn_tokens=config.turn_tokens,
+        sub_tokens=config.sub_tokens,
+        bypass_enabled=config.bypass_enabled,
+        bypass_threshold=config.bypass_threshold,
+        answer_schema=None if schema is None else dict(schema),
+        limits=limits,
+    )
+
+
+def protocol_of(config: RlmConfig) -> Protocol:
+    """What roots speak: the compact protocol where pico is one of them."""
+    if config.protocol != "auto":
+        return config.protocol
+    roots = [provider for provider in config.providers if provider.role in ("root", "both")]
+    return "compact" if any(Path(provider.model).stem == "pico" for provider in roots) else "full"
+
+
+def documents_of(context: Context) -> list[Data]:
+    """What a journal tells of documents."""
+    return [
+        {"name": each.name, "sha256": each.sha256, "characters": each.n_chars, "lines": each.n_lines}
+        for each in context.documents
+    ]
+
+
+def versions() -> Data:
+    """Of what a result depends on."""
+    found = {}
+    for package in ("llamalab", "google-re2", "llguidance"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _checked(request: Request) -> str:
+    question = request.question.strip()
+    if not question:
+        raise InputError("The question is empty.")
+    if len(question) > MAX_QUESTION:
+        raise InputError(f"The question has {len(question):,} characters; it may have {MAX_QUESTION:,}.")
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise InputError("The question holds half a character (a lone surrogate).") from None
+    if request.pool is not None and (request.root or request.sub):
+        raise ConfigError("root and sub name models to load; they cannot be given with a pool of loaded ones.")
+    if request.journal is not None and request.resume is not None:
+        raise ConfigError("journal begins a new file, resume goes on in one: give one of them.")
+    return question
+
+
+def _config(request: Request) -> RlmConfig:
+    config = request.config
+    if isinstance(config, Path | str):
+        config = load_config(Path(config))
+    elif config is None:
+        config = default_config()
+    return with_models(config, root=request.root, sub=request.sub) if request.root or request.sub else config
+
+
+def _unnamed(request: Request) -> bool:
+    return request.config is None and request.root is None
+
+
+def _opened(sources: Sequence[Source] | Source | Context, stack: ExitStack) -> Opened:
+    if isinstance(sources, Context):
+        return Opened(sources, ())
+    opened = open_sources(sources)
+    for document in opened.context.documents:
+        stack.callback(document.close)
+    return opened
+
+
+def _pool(request: Request, config: RlmConfig, stack: ExitStack) -> Pool:
+    pool = request.pool or stack.enter_context(open_pool(config))
+    if request.cache is None:
+        return pool
+    folder = Path(request.cache).expanduser()
+    return Pool([with_cache(provider, folder) for provider in pool.providers])
+
+
+def _tape(request: Request, question: str, context: Context, config: RlmConfig) -> Tape:
+    if request.resume is not None:
+        tape = resume_tape(Path(request.resume))
+        try:
+            _check_same(tape, question, context, request)
+        except BaseException:
+            tape.close()
+            raise
+        return tape
+    header = {
+        "question": question,
+        "documents": documents_of(context),
+        "context": context.sha256,
+        "folder": os.getcwd(),  # noqa: PTH109 - as it is, links and all
+        "settings": settings_of(config, protocol_of(config), request.schema).as_data(),
+        "providers": [
+            {"name": each.name, "model": each.spec, "role": each.role, "weight": each.weight}
+            for each in config.providers
+        ],
+        "versions": versions(),
+    }
+    return start_tape(None if request.journal is None else Path(request.journal).expanduser(), header)
+
+
+def _check_same(tape: Tape, question: str, context: Context, request: Request) -> None:
+    """See that a run goes on with what it began with.
+
+    Raises:
+        InputError: it does not.
+    """
+    if tape.header["question"] != question:
+        raise InputError(f"{tape.path} is a run of another question: {tape.header['question'][:200]!r}.")
+    if tape.header["context"] != context.sha256:
+        raise InputError(f"{tape.path} is a run over other documents, or they have changed since.")
+    if request.schema is not None and tape.header["settings"]["answer_schema"] != dict(request.schema):
+        raise InputError(f"{tape.path} is a run with another schema of the answer.")
+
+
+def _probe(tape: Tape, pool: Pool, budget: Budget) -> tuple[bool, tuple[str, ...]]:
+    """Whether commands have to be looked for in what roots say, and what is to be said of how schemas are held."""
+
+    def happen() -> Data:
+        modes = pool.probe(deadline=budget.deadline)
+        exact = {mode.provider: mode.mode == "exact" for mode in modes}
+        for mode in modes:
+            budget.charge("root", mode.usage, counted=False)
+        return {
+            "tolerant": not all(exact.get(provider.name, False) for provider in pool.of("root")),
+            "said": [mode.said for mode in modes if mode.mode != "exact"],
+            "role": "root",
+            "usage": asdict(sum_usage([mode.usage for mode in modes])),
+            "cost": 0.0,
+            "counted": False,
+        }
+
+    data = tape.effect("probe", happen)
+    return data["tolerant"], tuple(data["said"])

@@ -1,0 +1,102 @@
+"""The lines that support an answer: those that a run has looked at, and of these the ones that hold the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import re2
+
+from llamalab.rlm.answer import Evidence
+from llamalab.rlm.protocol import NOT_FOUND
+from llamalab.rlm.text import Context, Document, Span
+
+MOST = 5
+"""Pieces of evidence."""
+LONGEST = 400
+"""Of one piece, characters."""
+KEPT = 500
+"""Spans of one result that are looked at."""
+_READ = 1 << 16  # characters of one span that are searched
+
+
+def evidence_for(answer: str, looked_at: Sequence[Sequence[Span]], context: Context) -> tuple[Evidence, ...]:
+    """The evidence for an answer.
+
+    Args:
+        answer: its text.
+        looked_at: spans of each result, in the order the root saw them.
+        context: the documents.
+
+    Returns:
+        Lines that hold the answer as whole words, in any case, those the root saw last first; where none does (a number
+        of matches is in no line), the first of the last result that has any. Nothing for "not found".
+    """
+    if answer.strip().casefold() == NOT_FOUND:
+        return ()
+    documents = {document.name: document for document in context.documents}
+    holding = _phrase(answer)
+    found: dict[tuple[str, int, int], Evidence] = {}
+    for spans in reversed(looked_at):
+        for span in spans[:KEPT]:
+            document = documents.get(span.document)
+            piece = None if document is None or holding is None else _around(document, span, holding)
+            if piece is not None:
+                found.setdefault((piece.document, piece.start, piece.end), piece)
+            if len(found) == MOST:
+                return tuple(found.values())
+    if found:
+        return tuple(found.values())
+    last = next((spans for spans in reversed(looked_at) if spans), ())
+    return tuple(_first(documents[span.document], span) for span in last[:MOST] if span.document in documents)
+
+
+def whole(context: Context) -> list[Span]:
+    """Every line of a context that was shown as a whole."""
+    spans = []
+    for document in context.documents:
+        at = 0
+        for number, text in enumerate(document.lines(1, document.n_lines), 1):
+            spans.append(Span(document.name, at, at + len(text), number))
+            at += len(text) + 1
+    return spans
+
+
+def _phrase(answer: str) -> re2._Regexp[str] | None:
+    words = answer.strip().strip(".\"'").strip()
+    if not words or len(words) > LONGEST:
+        return None
+    return re2.compile(rf"(?i)(?:^|[^\pL\pN_])({re2.escape(words)})(?:$|[^\pL\pN_])")
+
+
+def _around(document: Document, span: Span, holding: re2._Regexp[str]) -> Evidence | None:
+    """The line in which a span holds the phrase, or a window of it."""
+    start, end = _line(document, span)
+    text = document.text(start, end)
+    match = holding.search(text)
+    if match is None:
+        return None
+    at = match.start(1)
+    line = span.line + text.count("\n", 0, at) if start == span.start else span.line
+    before, after = text.rfind("\n", 0, at) + 1, text.find("\n", at)
+    after = len(text) if after < 0 else after
+    if after - before > LONGEST:
+        before = max(before, at - LONGEST // 4)
+        after = min(after, before + LONGEST)
+    return Evidence(document.name, line, start + before, start + after, text[before:after])
+
+
+def _line(document: Document, span: Span) -> tuple[int, int]:
+    """The span, grown to its whole line where it is a short piece of one."""
+    position = document.byte_of(span.start)
+    begin, end = document.line_bounds(position)
+    if end - begin <= _READ and span.end - span.start <= end - begin:
+        return document.char_of(begin), document.char_of(end)
+    return span.start, min(span.end, span.start + _READ)
+
+
+def _first(document: Document, span: Span) -> Evidence:
+    end = min(span.end, span.start + LONGEST)
+    text = document.text(span.start, end)
+    cut = text.split("\n", 1)[0] if text.strip("\n") else text
+    return Evidence(document.name, span.line, span.start, span.start + len(cut), cut)
+
