@@ -108,3 +108,11 @@ def test_a_name_is_one_line_whatever_the_file_is_called(folder: Path) -> None:
     found = names(".")
     assert len(found) == 7
     assert all(name.isprintable() and len(name.splitlines()) == 1 for name in found)
+
+
+def test_only_what_was_opened_here_is_closed(folder: Path) -> None:
+    memory = Document.of("in memory", "memory")
+    opened = open_sources(["logs/a.txt", memory])
+    opened.close()
+    assert memory.text() == "in memory"
+    assert opened.context.documents[0].text(0, 5) == ""

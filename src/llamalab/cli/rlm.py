@@ -19,10 +19,11 @@ from llamalab.cli.rlm_bench import bench
 from llamalab.cli.rlm_options import RootAndSub
 from llamalab.cli.rlm_view import describe_answer, print_answer, turns_view
 from llamalab.cli.schema_file import read_schema
-from llamalab.errors import ConfigError, EngineError, LlamalabError, SchemaError
+from llamalab.errors import ConfigError, EngineError, InputError, LlamalabError, SchemaError
 
 if TYPE_CHECKING:
     from llamalab.rlm.answer import Answer
+    from llamalab.rlm.text import Document
 
 FAILED = 1
 
@@ -76,7 +77,9 @@ def register(app: typer.Typer) -> None:
 
 
 def ask(
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What you want to know, in quotes.")],
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="What you want to know, in quotes.", show_default=False)
+    ] = None,
     sources: SourcesArgument = None,
     *,
     models: RootAndSub,
@@ -95,16 +98,18 @@ def ask(
     with line numbers. Without --config, --root and --sub the built-in pico does it, a demonstration model. The exit
     code is 1 if a budget ended the run: then the best answer so far is printed, and marked.
     """
-    check_argument(question, "The question")
     held = _schema(schema) if schema is not None else None
     journal = journals.new()
 
     from llamalab import rlm
 
+    asked, documents = _asked(question, sources or [], journals.resume)
     events = rlm.events(
-        question,
-        sources or [],
-        config=models.config_of(),
+        asked,
+        documents,
+        config=models.config,
+        root=models.root,
+        sub=models.sub,
         schema=held,
         journal=journal,
         resume=journals.resume,
@@ -118,7 +123,7 @@ def ask(
                 if isinstance(event, rlm.Answered) and not event.path:
                     answer = event.answer
     except (LlamalabError, KeyboardInterrupt):
-        _say_how_to_go_on(journals.resume or journal, question, sources or [], models)
+        _say_how_to_go_on(journals.resume or journal, documents, models)
         raise
     if answer is None:
         raise EngineError("A run ended without an answer.")
@@ -153,6 +158,7 @@ def replay(
                 "difference": found.difference,
                 "finished": found.finished,
                 "answer": answer,
+                "said": list(found.said),
             }
         )
     else:
@@ -160,6 +166,8 @@ def replay(
             print_answer(found.answer)
         whole = "" if found.finished else " The run was broken off there; it can be resumed."
         said = "all the same" if found.equal else found.difference
+        for sentence in found.said:
+            print(sentence)
         print(f"replayed without a model: {found.compared:,} compared, {said}.{whole}")
     if not found.equal:
         raise typer.Exit(FAILED)
@@ -172,12 +180,23 @@ def _schema(file: Path) -> dict[str, Any]:
     return schema
 
 
-def _say_how_to_go_on(journal: Path | None, question: str, sources: Sequence[str], models: RootAndSub) -> None:
+def _asked(question: str | None, sources: list[str], resume: Path | None) -> tuple[str, Sequence[str | Document]]:
+    """Question and documents: as they are given, or those of the run that goes on."""
+    if question is not None:
+        return check_argument(question, "The question"), sources
+    if resume is None:
+        raise InputError('There is no question. Put one in quotes before the files: llamalab rlm ask "Who?" a.txt')
+    from llamalab.rlm.begun import begun_run
+
+    return begun_run(resume.expanduser())
+
+
+def _say_how_to_go_on(journal: Path | None, documents: Sequence[str | Document], models: RootAndSub) -> None:
     """What was answered is not lost: name the command that uses it."""
-    if journal is None or not journal.is_file() or "-" in sources:
+    if journal is None or not journal.is_file() or "-" in documents:
         return
-    words = ["llamalab", "rlm", "ask", question, *sources]
+    words = ["llamalab", "rlm", "ask", "--resume", str(journal)]
     for option in ("config", "root", "sub"):
         value = getattr(models, option)
         words += [] if value is None else [f"--{option}", str(value)]
-    print(f"stopped; go on with: {shlex.join([*words, '--resume', str(journal)])}", file=sys.stderr)
+    print(f"go on with: {shlex.join(words)}", file=sys.stderr)

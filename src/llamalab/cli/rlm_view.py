@@ -106,8 +106,6 @@ def print_answer(answer: Answer) -> None:
     if len(answer.evidence) > EVIDENCE_SHOWN:
         print(f"and {len(answer.evidence) - EVIDENCE_SHOWN:,} lines more")
     print(f"\n{_took(answer)}")
-    for note in answer.notes:
-        print(shown(note))
     if answer.journal is not None:
         print(f"journal: {answer.journal}")
 

@@ -159,8 +159,7 @@ def _opened(sources: Sequence[Source] | Source | Context, stack: ExitStack) -> O
     if isinstance(sources, Context):
         return Opened(sources, ())
     opened = open_sources(sources)
-    for document in opened.context.documents:
-        stack.callback(document.close)
+    stack.callback(opened.close)
     return opened
 
 

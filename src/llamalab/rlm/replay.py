@@ -86,9 +86,9 @@ def _documents(tape: Tape, sources: Sequence[Source] | Source | Context | None, 
     if isinstance(sources, Context):
         context = sources
     else:
-        context = open_sources(_found(tape) if sources is None else sources).context
-        for document in context.documents:
-            stack.callback(document.close)
+        opened = open_sources(_found(tape) if sources is None else sources)
+        stack.callback(opened.close)
+        context = opened.context
     then = [(each["name"], each["sha256"]) for each in tape.header["documents"]]
     now = [(document.name, document.sha256) for document in context.documents]
     if [sha for _, sha in then] != [sha for _, sha in now]:

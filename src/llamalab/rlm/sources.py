@@ -21,6 +21,9 @@ from llamalab.rlm.text import Context, Document
 Source: TypeAlias = str | Path | Document
 """A file, a folder, a pattern (`logs/*.txt`, `logs/**`), `-` for standard input, or a `Document` as it is."""
 
+STDIN = "-"
+"""Standard input, where a file is asked for; and the name of what comes from there."""
+
 MOST = 10_000
 """Files of one run: their names alone would fill a context, and each is held open."""
 
@@ -35,10 +38,17 @@ class Opened:
     Attributes:
         context: the documents, in the order they were named; those of a folder or pattern by name.
         said: what was left out of folders and patterns, and what had to be done to read a document, in sentences.
+        own: the documents that were opened for it; not those that the caller had.
     """
 
     context: Context
     said: tuple[str, ...]
+    own: tuple[Document, ...] = ()
+
+    def close(self) -> None:
+        """Let go of what was opened for it."""
+        for document in self.own:
+            document.close()
 
 
 def open_sources(
@@ -55,29 +65,33 @@ def open_sources(
             or pattern it is left out instead); there are too many.
     """
     documents: list[Document] = []
+    own: list[Document] = []
     left_out: list[str] = []
     seen: set[Path] = set()
     try:
         for source in [sources] if isinstance(sources, str | Path | Document) else sources:
+            before = len(own)
             if isinstance(source, Document):
                 documents.append(source)
-            elif str(source) == "-":
-                if any(document.name == "-" for document in documents):
-                    raise InputError("Standard input (-) was named twice; it can be read once.")
-                documents.append(Document.of(stdin(), "-"))
+                continue
+            if str(source) != STDIN:
+                own.extend(_opened(str(source), seen, left_out))
+            elif any(document.name == STDIN for document in documents):
+                raise InputError("Standard input (-) was named twice; it can be read once.")
             else:
-                documents += _opened(str(source), seen, left_out)
+                own.append(Document.of(stdin(), STDIN))
+            documents += own[before:]
             if len(documents) > MOST:
                 raise InputError(f"{source}: more than {MOST:,} documents. Name fewer, or join them into larger files.")
         if not documents:
             raise InputError(_nothing(left_out))
         context = Context(documents)
     except BaseException:
-        for document in documents:
+        for document in own:
             document.close()
         raise
     notes = [note for document in documents for note in document.notes]
-    return Opened(context, (*_sentences(left_out), *notes))
+    return Opened(context, (*_sentences(left_out), *notes), tuple(own))
 
 
 def _opened(source: str, seen: set[Path], left_out: list[str]) -> Iterator[Document]:
