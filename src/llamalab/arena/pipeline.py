@@ -44,7 +44,7 @@ class StepStatus:
     """How far a step is.
 
     Attributes:
-        step: its name.
+        step: its name; "candidates" of an arena with known truth, whose responses are drawn from them.
         file: that it writes, in the run's folder.
         done: rows in it that have what they should.
         failed: rows with an error instead.
@@ -153,6 +153,9 @@ def status(config: ArenaConfig) -> tuple[StepStatus, ...]:
         "judge": ([folder / "judged.jsonl"], logged and logged + prompts * fresh),
         "labels": ([folder / "labels.jsonl"], None if config.oracle is not None else 0),
     }
+    if config.candidates is not None:
+        candidates = ([folder / "candidates.jsonl"], prompts or None)
+        files = {"prompts": files.pop("prompts"), "candidates": candidates, **files}
     found = []
     for step, (paths, total) in files.items():
         done, failed = (sum(counts) for counts in zip(*map(_count, paths), strict=True))

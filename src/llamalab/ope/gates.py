@@ -115,14 +115,14 @@ def _ess(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
     nearer = "Ask about a policy nearer the base, let a policy nearer this one write the responses"
     if ess < ESS_SHOWN:
         sentence = (
-            f"The {n:,} rows are worth {n_ess:.3g} of the policy's own ({_percent(ess)}); an estimate needs "
+            f"The {n:,} rows are worth {_rows(n_ess)} of the policy's own ({_percent(ess)}); an estimate needs "
             f"{_percent(ESS_SHOWN)}. Its typical responses are hardly in the log."
         )
         remedy = f"{nearer}, or give it fresh draws and read the direct estimate. More rows like these do not help."
         state: State = "REFUSED" if ess < ESS_CAUTION else "CAUTION"
         found.append((state, Reason("ess", ess, ESS_SHOWN, sentence, remedy)))
     if n_ess < N_ESS_SHOWN:
-        sentence = f"The rows are worth {n_ess:.3g} of the policy's own; an interval needs {N_ESS_SHOWN:g}."
+        sentence = f"The rows are worth {_rows(n_ess)} of the policy's own; an interval needs {N_ESS_SHOWN:g}."
         remedy = f"{nearer}, or give it fresh draws and read the direct estimate."
         if ess >= ESS_SHOWN:
             remedy = f"Log about {10 * math.ceil(0.11 * N_ESS_SHOWN / ess):,} rows: at this overlap they are enough."
@@ -187,6 +187,12 @@ def _identities(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
         )
         found.append(("REFUSED", Reason("bennett", z, Z_REFUSED, sentence, remedy)))
     return found
+
+
+def _rows(count: float) -> str:
+    """Three digits, never rounded up: what is short of a threshold does not read like it."""
+    scale = 10.0 ** (2 - math.floor(math.log10(count))) if count > 0 else 1.0
+    return f"{math.floor(count * scale) / scale:.4g}"
 
 
 def _percent(share: float) -> str:
