@@ -237,7 +237,7 @@ class RemoteChat:
         return self._events(self._checked(messages), params, schema_object(schema), deadline, cancel)
 
     def probe(self, *, deadline: float | None = None, cancel: threading.Event | None = None) -> Probe:
-        """Find out by a question or two what a schema is worth there, and use that from now on.
+        """Find out by a question or two what a schema is worth there, once, and use that from now on.
 
         The answer to the first question can only be right where the schema forces it.
 
@@ -246,13 +246,14 @@ class RemoteChat:
             Cancelled: the flag was set.
         """
         spent = Usage()
-        means = self._shape.means
-        for each in means[means.index(self._means) :]:
-            found, usage = self._probed(each, deadline, cancel)
-            spent = _sum(spent, usage)
-            if found:
-                self._means, self._known_means = each, True
-                break
+        with self._probing:
+            means = () if self._known_means else self._shape.means[self._shape.means.index(self._means) :]
+            for each in means:
+                found, usage = self._probed(each, deadline, cancel)
+                spent = _sum(spent, usage)
+                if found:
+                    self._means, self._known_means = each, True
+                    break
         said = {
             "schema": "the server holds every answer to the schema",
             "json": "the server gives JSON, and is only asked to follow the schema",
@@ -346,8 +347,7 @@ class RemoteChat:
         if schema is None or self._known_means:
             return Usage()
         try:
-            with self._probing:
-                return Usage() if self._known_means else self.probe(deadline=deadline, cancel=cancel).usage
+            return self.probe(deadline=deadline, cancel=cancel).usage
         except Cancelled:
             return Usage()
         except ProviderUnavailable:
