@@ -85,6 +85,8 @@ class ChatServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+            wbufsize = -1
 
             def do_GET(self) -> None:
                 self._do({})
@@ -110,6 +112,7 @@ class ChatServer:
                 if lines is not None:
                     self.close_connection = True
                     self.end_headers()
+                    self.wfile.flush()
                     for line in lines:
                         time.sleep(said.pause)
                         self.wfile.write(line)
@@ -120,6 +123,7 @@ class ChatServer:
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content[: said.cut])
+                self.wfile.flush()
                 self.close_connection = self.close_connection or said.cut is not None
 
             def log_message(self, format: str, *args: Any) -> None:

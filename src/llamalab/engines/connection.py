@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -110,7 +111,6 @@ class Connection:
         self._key, self._limit_name = key, limit_name
         self._deadline, self._retries, self._backoff = deadline, retries, backoff
         self._lines: deque[Line] = deque()
-        self._tls: ssl.SSLContext | None = None
         self._lock = threading.Lock()
 
     @property
@@ -251,14 +251,10 @@ class Connection:
     @contextlib.contextmanager
     def _line(self) -> Iterator[Line]:
         """A connection that nobody else uses; one on which something failed is not used again."""
-        import httpx2
-
         with self._lock:
             line = self._lines.pop() if self._lines else None
             if line is None:
-                if self._tls is None:
-                    self._tls = httpx2.create_ssl_context()
-                line = Line({"Authorization": f"Bearer {self._key.value}"} if self._key.value else {}, self._tls)
+                line = Line({"Authorization": f"Bearer {self._key.value}"} if self._key.value else {}, _tls())
         try:
             yield line
         except BaseException:
@@ -356,6 +352,14 @@ class _Passing(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.retry_after, self.sent, self.final = status, retry_after, sent, final
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """How certificates are checked; reading those of the machine takes a quarter of a second."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def _check_time(until: float) -> None:
