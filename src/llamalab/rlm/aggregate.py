@@ -5,13 +5,12 @@ Sums are exact: numbers are decimal as they are written, and added as decimals.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Context as Precision
-from decimal import Decimal
-
-import re2
+from decimal import Decimal, localcontext
 
 from llamalab.errors import InputError
 from llamalab.rlm.commands import Aggregate
@@ -22,7 +21,9 @@ from llamalab.rlm.state import SPANS_KEPT, Clock, Result, State
 from llamalab.rlm.text import Span
 from llamalab.rlm.values import Item, Piece, Value
 
-_NUMBER = re2.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,40})(?:\.[0-9]{0,20})?(?:[eE][+-]?[0-9]{1,2})?")
+_NUMBER = re.compile(rb"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,40})(?:\.[0-9]{0,20})?(?:[eE][+-]?[0-9]{1,2})?")
+_PLAIN = re.compile(rb"(?:[+-]?[0-9]{1,40}(?:\.[0-9]{0,20})?(?: |\Z))*")
+_LONGEST = 80
 _EXACT = Precision(prec=200)
 _SHOWN = Precision(prec=15)
 
@@ -44,26 +45,25 @@ class _Numbers:
     most: tuple[Decimal, Item] | None = None
     others: int = 0
 
-    def add(self, piece: Piece, spans: Iterable[tuple[int, int]]) -> None:
+    def add(self, piece: Piece, spans: Sequence[tuple[int, int]]) -> None:
         """Take the numbers among some parts of a piece."""
         data = piece.data
-        first: dict[bytes, tuple[int, int]] = {}
-        counts: Counter[bytes] = Counter()
-        for start, end in spans:
-            text = data[start:end]
-            counts[text] += 1
-            first.setdefault(text, (start, end))
-        for text, n in counts.items():
-            value = _read(text)
-            if value is None:
-                self.others += n
-                continue
-            self.n += n
-            self.total = _EXACT.add(self.total, _EXACT.multiply(value, n))
-            if self.least is None or value < self.least[0]:
-                self.least = value, piece.item(*first[text])
-            if self.most is None or value > self.most[0]:
-                self.most = value, piece.item(*first[text])
+        texts = [data[start:end] for start, end in spans]
+        counts = Counter(texts)
+        values = _read_all(list(counts))
+        known = [(value, text) for value, text in zip(values, counts, strict=True) if value is not None]
+        here = sum(counts[text] for _, text in known)
+        self.n += here
+        self.others += len(texts) - here
+        if not known:
+            return
+        with localcontext(_EXACT):
+            self.total = sum((value * counts[text] for value, text in known), self.total)
+        least, most = min(known), max(known)
+        if self.least is None or least[0] < self.least[0]:
+            self.least = least[0], piece.item(*spans[texts.index(least[1])])
+        if self.most is None or most[0] > self.most[0]:
+            self.most = most[0], piece.item(*spans[texts.index(most[1])])
 
 
 def aggregate(command: Aggregate, state: State, clock: Clock) -> Result:
@@ -147,9 +147,19 @@ def _values(command: Aggregate, state: State, matches: Iterable[tuple[Piece, lis
     return listed(Value("list", tuple(items), len(ordered)), state, "different value", "different values")
 
 
+def _read_all(texts: Sequence[bytes]) -> list[Decimal | None]:
+    """The numbers that texts are, None for other texts; all at once where they are all plain."""
+    joined = b" ".join(texts)
+    if _PLAIN.fullmatch(joined):
+        found: list[Decimal | None] = [Decimal(text) for text in joined.decode().split(" ")]
+        if len(found) == len(texts):
+            return found
+    return [_read(text) for text in texts]
+
+
 def _read(text: bytes) -> Decimal | None:
     text = text.strip()
-    if len(text) > 80 or not _NUMBER.fullmatch(text):
+    if len(text) > _LONGEST or not _NUMBER.fullmatch(text):
         return None
     return Decimal(text.replace(b",", b"").decode())
 

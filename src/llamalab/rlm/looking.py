@@ -15,9 +15,8 @@ from llamalab.rlm.show import show
 from llamalab.rlm.state import LAST, SPANS_KEPT, Clock, Result, State
 from llamalab.rlm.values import Gathered, Piece, Places, Value
 
-_SPACE = np.zeros(256, np.bool_)
-_SPACE[list(b" \t\n\r\f\v")] = True
 _BATCH = 4096
+_BLANK, _TAB, _CONTROLS = np.uint8(32), np.uint8(9), np.uint8(5)
 
 
 def slice_(command: Slice, state: State, _clock: Clock) -> Result:
@@ -172,14 +171,16 @@ def _line_start(piece: Piece, line: int) -> int:
 
 def _words(data: Bytes, stop: Stop) -> int:
     """Runs of characters between white space (of ASCII)."""
-    total, inside, at = 0, False, 0
+    total, at = 0, 0
+    inside = False
     while at < len(data):
         if stop.at(at):
             break
         end = boundary(data, min(at + BLOCK, len(data)))
-        block = ~_SPACE[np.frombuffer(data, np.uint8, end - at, at)]
-        total += int(np.count_nonzero(block[1:] & ~block[:-1])) + (bool(block[0]) and not inside)
-        inside = bool(block[-1])
+        content = np.frombuffer(data, np.uint8, end - at, at)
+        space = (content == _BLANK) | (content - _TAB < _CONTROLS)  # unsigned: what is below a tab wraps around
+        total += int(np.count_nonzero(space[:-1] > space[1:])) + (not inside and not space[0])
+        inside = not space[-1]
         at = end
     return total
 
