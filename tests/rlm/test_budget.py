@@ -107,7 +107,7 @@ def test_a_run_goes_on_with_what_it_had_used() -> None:
 
 def test_waiting_ends_when_others_have_used_less_than_they_might() -> None:
     budget = limited(max_tokens=100)
-    held = budget.reserve(90)
+    held = budget.reserve(90, wait=True)
     threading.Timer(0.05, held.settle, [Usage(output=20)]).start()
     budget.reserve(80, wait=True).settle(Usage(output=80))
     assert budget.spent.tokens == 100
@@ -115,15 +115,28 @@ def test_waiting_ends_when_others_have_used_less_than_they_might() -> None:
 
 def test_nobody_waits_for_what_cannot_fit() -> None:
     budget = limited(max_tokens=100)
-    budget.reserve(50)
+    budget.reserve(50, wait=True)
     with pytest.raises(BudgetExceeded):
         budget.reserve(101, wait=True)
+
+
+def test_what_is_kept_for_the_answer_is_refused_to_others_and_not_waited_for() -> None:
+    budget = limited(max_tokens=100, max_cost=1.0)
+    others = budget.keeping(50, 0.5)
+    held = others.reserve(40, wait=True)
+    with pytest.raises(BudgetExceeded):
+        others.reserve(60, wait=True)
+    with pytest.raises(BudgetExceeded):
+        others.reserve(1, 0.6, wait=True)
+    assert (others.tokens_left, others.cost_left, budget.tokens_left) == (10, 0.5, 60)
+    held.settle(Usage(output=40))
+    budget.reserve(60, 1.0)
 
 
 @pytest.mark.parametrize("why", ["deadline", "cancel"])
 def test_waiting_has_an_end(why: str) -> None:
     budget, cancel = limited(max_tokens=100), threading.Event()
-    budget.reserve(90)
+    budget.reserve(90, wait=True)
     if why == "cancel":
         cancel.set()
     deadline = time.monotonic() + (60 if why == "cancel" else 0.02)

@@ -87,6 +87,7 @@ class Budget:
     ) -> None:
         self.limits = limits
         self.depth = 0
+        self._kept = (0, 0.0)
         self._ledger = _Ledger(limits, spent, clock)
 
     @property
@@ -111,8 +112,15 @@ class Budget:
 
     @property
     def tokens_left(self) -> int | None:
-        """Tokens neither used nor reserved; None without a limit."""
-        return self._ledger.tokens_left()
+        """Tokens neither used, reserved nor kept back; None without a limit."""
+        left = self._ledger.tokens_left()
+        return None if left is None else max(left - self._kept[0], 0)
+
+    @property
+    def cost_left(self) -> float | None:
+        """What may still be spent, of what is neither reserved nor kept back; None without a limit."""
+        left = self._ledger.cost_left()
+        return None if left is None else max(left - self._kept[1], 0.0)
 
     @property
     def may_nest(self) -> bool:
@@ -130,9 +138,16 @@ class Budget:
                 f"A run nested {self.depth + 1} deep is not allowed: max_depth is {self.limits.max_depth}.",
                 limit="max_depth",
             )
-        inner = object.__new__(Budget)
-        inner.limits, inner.depth, inner._ledger = self.limits, self.depth + 1, self._ledger
-        return inner
+        return self._view(self.depth + 1, self._kept)
+
+    def keeping(self, tokens: int, cost: float = 0.0) -> Budget:
+        """The same budget for calls that have to leave so much of it: for an answer that is to follow them."""
+        return self._view(self.depth, (self._kept[0] + tokens, self._kept[1] + cost))
+
+    def _view(self, depth: int, kept: tuple[int, float]) -> Budget:
+        view = object.__new__(Budget)
+        view.limits, view.depth, view._kept, view._ledger = self.limits, depth, kept, self._ledger
+        return view
 
     def reserve(
         self,
@@ -159,7 +174,9 @@ class Budget:
         Raises:
             BudgetExceeded: it does not fit, with the limit's name.
         """
-        return self._ledger.reserve(tokens, cost, role, counted=counted, wait=wait, deadline=deadline, cancel=cancel)
+        return self._ledger.reserve(
+            tokens, cost, role, counted=counted, wait=wait, deadline=deadline, cancel=cancel, kept=self._kept
+        )
 
     def charge(self, role: Role, usage: Usage, cost: float = 0.0, *, counted: bool = True) -> None:
         """Book a call that was made without a reservation, e.g. one that a journal tells of. Never refuses."""
@@ -239,6 +256,11 @@ class _Ledger:
         with self._changed:
             return None if limit is None else max(limit - self._tokens - self._held_tokens, 0)
 
+    def cost_left(self) -> float | None:
+        limit = self._limits.max_cost
+        with self._changed:
+            return None if limit is None else max(limit - self._cost - self._held_cost, 0.0)
+
     def reserve(
         self,
         tokens: int,
@@ -249,13 +271,14 @@ class _Ledger:
         wait: bool,
         deadline: float | None,
         cancel: threading.Event | None,
+        kept: tuple[int, float],
     ) -> Reservation:
         if tokens < 0 or not 0 <= cost < float("inf"):
             raise ValueError(f"{tokens} tokens at a cost of {cost} cannot be reserved")
         with self._changed:
             while True:
-                self._check_hard(tokens, cost, role, counted=counted)
-                refusal = self._in_the_way(tokens, cost)
+                self._check_hard(tokens + kept[0], cost + kept[1], role, counted=counted)
+                refusal = self._in_the_way(tokens + kept[0], cost + kept[1])
                 if refusal is None:
                     break
                 if not wait or _over(deadline) or (cancel is not None and cancel.is_set()):
