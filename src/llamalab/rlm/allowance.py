@@ -15,6 +15,8 @@ ANSWER: Mapping[Protocol, int] = {"compact": 40, "full": 160}
 """Tokens that are kept for an answer while the root may still do something else."""
 RESULT: Mapping[Protocol, int] = {"compact": 80, "full": 200}
 """Tokens that are kept for the result before it."""
+ROOM: Mapping[Protocol, int] = {protocol: ANSWER[protocol] + RESULT[protocol] for protocol in ANSWER}
+"""Both."""
 _LEAST = 16  # tokens of the shortest answer
 
 
@@ -129,14 +131,14 @@ def _fit(tree: Tree, budget: Budget, before: Before) -> tuple[int, int, _Room]:
 
 def _room(tree: Tree, budget: Budget, prompt: int) -> _Room:
     protocol = tree.settings.protocol
-    after = ANSWER[protocol] + RESULT[protocol]
+    after = ROOM[protocol]
     roots = tree.models.of("root")
     window = min(provider.model.info.context_length for provider in roots) - prompt - 1
     bounds = [_Room(window, window - after, "the model's window", "context")]
     if (left := budget.tokens_left) is not None:
         bounds.append(_Room(left - prompt, (left - 2 * prompt - after) // 2, "max_tokens", "max_tokens"))
-    if (most := budget.limits.max_cost) is not None:
-        micro = max(most - budget.spent.cost, 0.0) * 1e6
+    if (money := budget.cost_left) is not None:
+        micro = money * 1e6
         for provider in roots:
             if provider.price_out > 0:
                 final = (micro - prompt * provider.price_in) / provider.price_out

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import re2
 
 from llamalab.rlm.answer import Evidence
 from llamalab.rlm.protocol import NOT_FOUND
+from llamalab.rlm.search import FUNCTION_WORDS
 from llamalab.rlm.text import Context, Document, Span
 
 MOST = 5
@@ -19,35 +21,69 @@ KEPT = 500
 _READ = 1 << 16  # characters of one span that are searched
 
 
-def evidence_for(answer: str, looked_at: Sequence[Sequence[Span]], context: Context) -> tuple[Evidence, ...]:
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A result that the root has seen.
+
+    Attributes:
+        spans: where its first pieces stand.
+        text: of the result, its head included.
+    """
+
+    spans: Sequence[Span]
+    text: str = ""
+
+
+def evidence_for(answer: str, looked_at: Sequence[Looked], context: Context) -> tuple[Evidence, ...]:
     """The evidence for an answer.
 
     Args:
         answer: its text.
-        looked_at: spans of each result, in the order the root saw them.
+        looked_at: what the root has seen, in order.
         context: the documents.
 
     Returns:
-        Lines that hold the answer as whole words, in any case, those the root saw last first; where none does (a number
-        of matches is in no line), the first of the last result that has any. Nothing for "not found".
+        Lines that hold the answer as whole words, in any case, those the root saw last first. Where none does: what the
+        last result was made from that does (a number of matches is in no line). Else lines that hold at least half of
+        its words. Nothing for "not found", or where the answer has nothing to do with what the root has seen.
     """
     if answer.strip().casefold() == NOT_FOUND:
         return ()
     documents = {document.name: document for document in context.documents}
-    holding = _phrase(answer)
-    found: dict[tuple[str, int, int], Evidence] = {}
-    for spans in reversed(looked_at):
-        for span in spans[:KEPT]:
-            document = documents.get(span.document)
-            piece = None if document is None or holding is None else _around(document, span, holding)
+    seen = [
+        (documents[span.document], span)
+        for looked in reversed(looked_at)
+        for span in looked.spans[:KEPT]
+        if span.document in documents
+    ]
+    phrase = _phrase(answer)
+    if phrase is not None:
+        found: dict[tuple[str, int, int], Evidence] = {}
+        for document, span in seen:
+            piece = _around(document, span, phrase)
             if piece is not None:
                 found.setdefault((piece.document, piece.start, piece.end), piece)
             if len(found) == MOST:
-                return tuple(found.values())
-    if found:
-        return tuple(found.values())
-    last = next((spans for spans in reversed(looked_at) if spans), ())
-    return tuple(_first(documents[span.document], span) for span in last[:MOST] if span.document in documents)
+                break
+        if found:
+            return tuple(found.values())
+        for at in range(len(looked_at) - 1, -1, -1):
+            if phrase.search(looked_at[at].text):
+                made_from = next((looked.spans for looked in reversed(looked_at[: at + 1]) if looked.spans), ())
+                return tuple(_first(documents[s.document], s) for s in made_from[:MOST] if s.document in documents)
+    return _sharing(answer, seen)
+
+
+def _sharing(answer: str, seen: Sequence[tuple[Document, Span]]) -> tuple[Evidence, ...]:
+    """Lines that hold at least half of the words of an answer, those with the most first."""
+    words = _words(answer)
+    found: dict[Evidence, int] = {}
+    for document, span in seen if words else ():
+        piece = _first(document, span)
+        shared = len(words & _words(piece.text))
+        if 2 * shared >= len(words):
+            found.setdefault(piece, shared)
+    return tuple(sorted(found, key=lambda piece: -found[piece])[:MOST])
 
 
 def whole(context: Context) -> list[Span]:
@@ -59,6 +95,10 @@ def whole(context: Context) -> list[Span]:
             spans.append(Span(document.name, at, at + len(text), number))
             at += len(text) + 1
     return spans
+
+
+def _words(text: str) -> set[str]:
+    return {word.casefold() for word in re2.findall(r"[\pL\pN_]+", text)} - FUNCTION_WORDS
 
 
 def _phrase(answer: str) -> re2._Regexp[str] | None:

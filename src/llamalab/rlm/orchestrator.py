@@ -13,19 +13,20 @@ from typing import Any
 
 from llamalab.engine import Message, Usage
 from llamalab.errors import InputError
-from llamalab.rlm.allowance import Allowance, Before, allow
+from llamalab.rlm.allowance import ROOM, Allowance, Before, allow
 from llamalab.rlm.answer import Answer, Route
 from llamalab.rlm.budget import Budget
 from llamalab.rlm.commands import SUB_COMMANDS
 from llamalab.rlm.compact import LINES_SHOWN
 from llamalab.rlm.event import Answered, Done, Event, Routed, Started, Turn
-from llamalab.rlm.evidence import evidence_for, whole
+from llamalab.rlm.evidence import Looked, evidence_for, whole
 from llamalab.rlm.execute import NEVER, Limits, Result, State, SubCall, execute, sub_calls
 from llamalab.rlm.grammar import longest_sentence
 from llamalab.rlm.protocol import (
     LAST,
     NOT_FOUND,
     AnyCommand,
+    Protocol,
     allowed_ops,
     assistant_message,
     direct_messages,
@@ -34,6 +35,7 @@ from llamalab.rlm.protocol import (
     malformed_message,
     opening,
     read_turn,
+    refusal,
     result_message,
     sub_fence,
     turn_schema,
@@ -42,8 +44,8 @@ from llamalab.rlm.protocol import (
     written,
 )
 from llamalab.rlm.routing import DIRECT_REPLY, choose_route
-from llamalab.rlm.subcalls import Place, ask_all, hold_answer
-from llamalab.rlm.text import Context, Span
+from llamalab.rlm.subcalls import Place, ask_all, keeping_answer
+from llamalab.rlm.text import Context
 from llamalab.rlm.tree import Said, Tree, ask_model
 from llamalab.rlm.typed import read_answer
 
@@ -59,7 +61,7 @@ class _Talk:
 
     messages: list[Message]
     state: State
-    looked_at: list[tuple[Span, ...]] = field(default_factory=list)
+    looked_at: list[Looked] = field(default_factory=list)
     best: str = ""
     seen: dict[tuple[str, str], int] = field(default_factory=dict)
     repeats: int = 0
@@ -155,7 +157,7 @@ def _directly(
         return _End(text or NO_ANSWER, why=reply.why or "the model's reply was empty")
     if text.strip(".").casefold() in ("not in the text", NOT_FOUND):  # the first is what pico says of a passage
         text = NOT_FOUND
-    talk.looked_at.append(tuple(whole(context)))
+    talk.looked_at.append(Looked(whole(context)))
     return _typed(schema, text)
 
 
@@ -173,7 +175,7 @@ def _by_commands(
         widest = _schema(tree, talk, allowed_ops(settings.protocol, subs=True, nested=True, last=False))
         before = Before(
             talk.messages,
-            pending.message if pending else None,
+            partial(_longest, settings.protocol, pending) if pending else None,
             LINES_SHOWN if settings.protocol == "compact" else settings.output_limit,
             settings.turn_tokens or longest_sentence(widest),
             most_turns - n + 1,
@@ -187,7 +189,7 @@ def _by_commands(
             last = "the root repeats itself"
         if pending is not None:
             text = pending.message(may.shown)
-            talk.messages.append(user_message(f"{text}\n{LAST}" if last and settings.protocol == "full" else text))
+            talk.messages.append(user_message(_with_last(settings.protocol, text) if last else text))
             tree.tape.fact(f"{path}{n}.message", {"content": talk.messages[-1]["content"]})
         ops = allowed_ops(settings.protocol, subs=may.subs, nested=may.nested, last=bool(last))
         reply = ask_model(
@@ -206,20 +208,24 @@ def _by_commands(
         talk.slowest = max(talk.slowest, reply.seconds)
         typed = settings.answer_schema is not None
         try:
-            command = read_turn(settings.protocol, reply.text, ops, tolerant=settings.tolerant, typed=typed)
+            command = read_turn(settings.protocol, reply.text, tolerant=settings.tolerant, typed=typed)
         except InputError as error:
             talk.malformed += 1
             talk.bad += 1
             yield _turn(n, reply.text[:2000], reply, bool(last), path, malformed=str(error))
             if last or talk.bad > _REPAIRS:
-                why = f"the root gave no valid command ({error})"
+                why = f"{f'{last}, and ' if last else ''}the root gave no valid command ({error})"
                 return _End(talk.best or NO_ANSWER, why=why)
             yield Done(n, "", error=str(error), path=path)
             pending = _Pending(malformed_message(settings.protocol, str(error), fence))
             continue
         talk.bad = 0
         yield _turn(n, written(command), reply, bool(last), path, thought=getattr(command, "thought", None) or "")
-        result = yield from _do(tree, budget, talk, command, may, reply, fence, path, n)
+        refused = refusal(command, ops)
+        if refused is None:
+            result = yield from _do(tree, budget, talk, command, may, reply, fence, path, n)
+        else:
+            result = Result(error=refused)
         if result.answer is not None:
             end = _finished(tree, without_fence(result.answer, fence), last=bool(last))
             if not isinstance(end, InputError):
@@ -244,6 +250,14 @@ class _Pending:
 
     def message(self, shown: int) -> str:
         return self.text if self.build is None else self.build(shown=shown)
+
+
+def _longest(protocol: Protocol, pending: _Pending, shown: int) -> str:
+    return _with_last(protocol, pending.message(shown))
+
+
+def _with_last(protocol: Protocol, text: str) -> str:
+    return f"{text}\n{LAST}" if protocol == "full" else text
 
 
 def _do(
@@ -295,25 +309,23 @@ def _ask_subs(
     path: str,
     n: int,
 ) -> Generator[Event, None, Result]:
+    room = keeping_answer(tree, budget, may.prompt + 2 * reply.usage.output + ROOM[tree.settings.protocol])
+
     def nest(call: SubCall, below: str) -> Iterator[Event]:
         assert call.context is not None
-        return run(
-            tree, call.prompt, call.context, path=below, budget=budget.nested(), max_turns=call.max_iterations
-        )
+        return run(tree, call.prompt, call.context, path=below, budget=room.nested(), max_turns=call.max_iterations)
 
     left = tree.tape.effect(f"{path}{n}.most", lambda: {"most": budget.sub_calls_left})["most"]
     deadline = None if budget.deadline is None else budget.deadline - 2 * talk.slowest
     plan = sub_calls(command, talk.state, most=left)
-    calls = 0
-    with hold_answer(tree, budget, may.prompt + 2 * reply.usage.output + tree.settings.output_limit // 2):
-        while True:
-            place = Place(path, n, f"{path}{n}.sub.{calls}", deadline)
-            replies = yield from ask_all(tree, budget, plan, place, sub_fence(fence), nest)
-            calls += 1
-            further = plan.further(replies) if plan.error is None else None
-            if further is None:
-                break
-            plan = further
+    rounds = 0
+    while True:
+        place = Place(path, n, f"{path}{n}.sub.{rounds}", deadline)
+        replies = yield from ask_all(tree, room, plan, place, sub_fence(fence), nest)
+        further = None if plan.error is not None else plan.further(replies)
+        if further is None:
+            break
+        plan, rounds = further, rounds + 1
     result, talk.state = plan.combine(replies)
     return result
 
@@ -321,8 +333,8 @@ def _ask_subs(
 def _look(tree: Tree, talk: _Talk, command: AnyCommand, result: Result, fence: str, n: int) -> _Pending:
     """Keep what a result is worth for the answer; what the root is to be told of it."""
     if result.error is None:
-        talk.looked_at.append(result.spans)
-        talk.best = _best(result) or talk.best
+        talk.looked_at.append(Looked(result.spans, f"{result.head}\n{result.text}"))
+        talk.best = without_fence(_best(result), fence) or talk.best
     shown = (written(command.model_copy(update={"thought": None})) if hasattr(command, "thought") else written(command))
     seen = (shown, f"{result.head}\n{result.text}\n{result.error}")
     before = talk.seen.setdefault(seen, n)

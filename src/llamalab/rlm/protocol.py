@@ -166,18 +166,17 @@ def allowed_ops(protocol: Protocol, *, subs: bool, nested: bool, last: bool) -> 
     return ops if nested else tuple(op for op in ops if op != "delegate")
 
 
-def read_turn(protocol: Protocol, text: str, ops: Collection[str], *, tolerant: bool, typed: bool) -> AnyCommand:
+def read_turn(protocol: Protocol, text: str, *, tolerant: bool, typed: bool) -> AnyCommand:
     """The command of a turn.
 
     Args:
         protocol: that the root speaks.
         text: what it said.
-        ops: operations allowed now.
         tolerant: the provider cannot hold a schema: the first object in prose or a code block is taken.
         typed: the answer is of a schema, so `final` may hold any JSON.
 
     Raises:
-        InputError: no command, or one that is not allowed now; says what to write instead.
+        InputError: no command; says what to write instead.
     """
     if not text.strip():
         raise InputError("not a command: the reply was empty. Write one JSON object")
@@ -185,14 +184,18 @@ def read_turn(protocol: Protocol, text: str, ops: Collection[str], *, tolerant: 
         raise InputError(f"not a command: {len(text)} characters. Write one short JSON object")
     found = _first_object(text) if tolerant else text
     if protocol == "compact" and not (typed and found.startswith('{"op":"final"')):
-        command: AnyCommand = compact.parse_command(found)
-    else:
-        command = parse_command(found)
-    if command.op not in ops:
-        instead = "final" if set(ops) <= FINAL_COMMANDS else ", ".join(ops)
-        why = " (no sub calls are left)" if command.op in SUB_COMMANDS and not set(ops) <= FINAL_COMMANDS else ""
-        raise InputError(f"{command.op} is not allowed now{why}. Allowed: {instead}")
-    return command
+        return compact.parse_command(found)
+    return parse_command(found)
+
+
+def refusal(command: AnyCommand, ops: Collection[str]) -> str | None:
+    """Why a command is not done now, and what would be; None for one that is allowed."""
+    if command.op in ops:
+        return None
+    if set(ops) <= FINAL_COMMANDS:
+        return f"{command.op} is not allowed now: give the answer with final"
+    why = ": no sub calls are left, or it would nest too deep" if command.op in SUB_COMMANDS else ""
+    return f"{command.op} is not allowed now{why}. Allowed: {', '.join(ops)}"
 
 
 def written(command: AnyCommand) -> str:

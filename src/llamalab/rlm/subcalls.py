@@ -11,7 +11,6 @@ from functools import partial
 from typing import TypeAlias
 
 from llamalab.engine import Usage
-from llamalab.errors import BudgetExceeded
 from llamalab.rlm.answer import Answer
 from llamalab.rlm.budget import Budget
 from llamalab.rlm.event import Answered, Event, SubCall
@@ -87,22 +86,18 @@ def ask_all(
     return replies
 
 
-@contextmanager
-def hold_answer(tree: Tree, budget: Budget, tokens: int) -> Iterator[None]:
-    """Keep what the root's answer may cost while sub calls are made, so that they cannot use it up."""
-    held = None
-    if tree.pool is not None:
-        usage = Usage(fresh=tokens)
-        cost = max((max(p.cost(usage), p.cost(Usage(output=tokens))) for p in tree.pool.of("root")), default=0.0)
-        try:
-            held = budget.reserve(tokens, cost, "root", counted=False)
-        except BudgetExceeded:
-            held = None  # the calls themselves will be refused
-    try:
-        yield
-    finally:
-        if held is not None:
-            held.release()
+def keeping_answer(tree: Tree, budget: Budget, tokens: int) -> Budget:
+    """The budget for sub calls, without what the root's answer after them may take.
+
+    Args:
+        tree: of the run.
+        budget: of this run.
+        tokens: of the answer's turn, prompt and reply.
+    """
+    if tree.pool is None:
+        return budget
+    prices = [max(each.cost(Usage(fresh=tokens)), each.cost(Usage(output=tokens))) for each in tree.pool.of("root")]
+    return budget.keeping(tokens, max(prices, default=0.0))
 
 
 @dataclass(frozen=True, slots=True)

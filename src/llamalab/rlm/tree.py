@@ -148,6 +148,7 @@ def ask_model(
             "text": reply.text,
             "finish": reply.finish_reason,
             "provider": found.provider,
+            "counted": bool(found.provider),
             "usage": asdict(reply.usage),
             "cost": found.cost,
             "attempts": [asdict(attempt) for attempt in found.attempts],
