@@ -13,6 +13,7 @@ from llamalab.engine import Message
 from llamalab.rlm.bench import Plan, plot, run
 from llamalab.rlm.bench.matrix import HEADERS, Listened, Steering, capability, is_json_object, rows
 from llamalab.rlm.config import default_config
+from llamalab.rlm.providers import Pool, Provider
 from tests.rlm.bench.roots import Scripted, pool_of, steer, steer_or_say
 
 CONFIG = replace(default_config(), protocol="compact")
@@ -40,6 +41,24 @@ def test_json_that_is_no_command_counts_as_json_alone() -> None:
 
     found = capability(pool_of(wrong), CONFIG, plan=SMALL).free
     assert (found.json, found.valid, found.viable) == (1, 0, "no")
+
+
+def test_what_the_model_says_to_sub_questions_is_no_turn() -> None:
+    """A root that is its own sub model: its answers in prose are not counted as broken JSON."""
+
+    def ask_then_answer(messages: Sequence[Message]) -> str:
+        if "op" not in str(messages[0]["content"]):
+            return "Some prose."
+        asked = any(message["role"] == "assistant" for message in messages)
+        if asked:
+            return '{"thought":"","op":"final","answer":"not found"}'
+        return '{"thought":"","op":"llm_query","prompt":"What?","store":"said"}'
+
+    model = Scripted(ask_then_answer, context=200_000)
+    pool = Pool([Provider("scripted", model)])
+    found = capability(pool, replace(CONFIG, protocol="full"), plan=SMALL)
+    assert any("op" not in str(asked[0]["content"]) for asked in model.asked)
+    assert found.constrained.json == found.constrained.valid == 1
 
 
 def test_no_schema_reaches_a_root_that_writes_freely() -> None:

@@ -112,9 +112,9 @@ def rows(found: Sequence[Capability]) -> list[tuple[str, ...]]:
 def _steer(pool: Pool, config: RlmConfig, plan: Plan, *, free: bool) -> Steering:
     heard: list[str] = []
     root = pool.of("root")[0]
-    listened = replace(root, model=Listened(root.model, heard.append, free=free))
-    others = [provider for provider in pool.of("sub") if provider.name != root.name]
-    outcomes = list(run(plan, Pool([listened, *(replace(other, role="sub") for other in others)]), config))
+    listened = replace(root, role="root", model=Listened(root.model, heard.append, free=free))
+    subs = [replace(each, role="sub", name=f"{each.name} (sub)") for each in pool.of("sub")]
+    outcomes = list(run(plan, Pool([listened, *subs]), config))
     turns = sum(outcome.turns for outcome in outcomes)
     return Steering(
         questions=len(outcomes),
