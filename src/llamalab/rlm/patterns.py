@@ -58,6 +58,8 @@ class Machine:
         line_end = text.find(b"\n", position + block, position + block + overlap)
         if line_end >= 0:
             return line_end + 1, line_end + 1
+        if whole - position <= block + overlap:
+            return whole, whole
         return boundary(text, position + block), boundary(text, position + block + overlap)
 
 
