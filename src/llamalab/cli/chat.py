@@ -104,7 +104,8 @@ def chat(
     """Talk with a model.
 
     At a terminal: a conversation with history; /help lists its commands. In a pipe: all of standard input is one
-    message, and the reply alone goes to standard output.
+    message, and the reply alone goes to standard output. A model that runs elsewhere is named with its provider, as in
+    ollama:llama3.2:3b, deepseek:deepseek-chat or openai:NAME.
     """
     if name is not None and model is not None:
         raise ConfigError(f"Two models are named: '{name}' and, with --model, '{model}'.")
@@ -121,8 +122,10 @@ def chat(
     options = engine.given() | jax.given(spec, sampling)
 
     from llamalab.chat import DEFAULT_SAMPLING, chat_model
-    from llamalab.engines import provider_of
+    from llamalab.engines import REMOTE, provider_of, split_spec
 
+    if split_spec(spec)[0] in REMOTE:
+        options.pop("n_seq")  # how many conversations it has is the server's affair
     if interactive and provider_of(spec) == "llama_cpp":
         options["cache_prompts"] = True
     talker = chat_model(spec, template=template, truncate=cast("Truncate | None", truncate), **options)
