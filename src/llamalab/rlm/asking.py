@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from llamalab.rlm.protocol import Protocol
 from llamalab.rlm.providers import Pool, open_pool
 from llamalab.rlm.sources import Opened, Source, open_sources
 from llamalab.rlm.text import Context
-from llamalab.rlm.tree import Settings, Tree, last_pool_state, spent_before, sum_usage
+from llamalab.rlm.tree import Settings, Tree, last_pool_state, spent_before, spent_data
 from llamalab.rlm.typed import check_schema
 
 MAX_QUESTION = 10_000
@@ -220,10 +220,7 @@ def _probe(tape: Tape, pool: Pool, budget: Budget) -> tuple[bool, tuple[str, ...
         return {
             "tolerant": not all(exact.get(provider.name, False) for provider in pool.of("root")),
             "said": [mode.said for mode in modes if mode.mode != "exact"],
-            "role": "root",
-            "usage": asdict(sum_usage([mode.usage for mode in modes])),
-            "cost": 0.0,
-            "counted": False,
+            "spent": spent_data(budget),
         }
 
     data = tape.effect("probe", happen)

@@ -46,7 +46,7 @@ from llamalab.rlm.protocol import (
 from llamalab.rlm.routing import DIRECT_REPLY, choose_route
 from llamalab.rlm.subcalls import Place, ask_all, keeping_answer
 from llamalab.rlm.text import Context
-from llamalab.rlm.tree import Said, Tree, ask_model
+from llamalab.rlm.tree import Said, Tree, ask_model, spent_data
 from llamalab.rlm.typed import read_answer
 
 NO_ANSWER = "no answer was reached"
@@ -386,19 +386,11 @@ def _answer(
     path: str,
     said: Sequence[str],
 ) -> Answer:
-    def totals() -> dict[str, Any]:
-        spent = budget.spent
-        usage = {role: asdict(used) for role, used in spent.usage.items()}
-        return {
-            "tokens": usage,
-            "cost_of_all": spent.cost,
-            "seconds": spent.seconds,
-            "turns": spent.iterations,
-            "sub_calls": spent.sub_calls,
-        }
-
     evidence = evidence_for(end.text, talk.looked_at, context)
-    used = tree.tape.effect(f"{path}totals", totals)
+    used = tree.tape.effect(
+        f"{path}totals", lambda: {"spent": spent_data(budget), "seconds": round(budget.spent.seconds, 4)}
+    )
+    spent = used["spent"]
     tree.tape.fact(
         f"{path}answer",
         {
@@ -418,12 +410,12 @@ def _answer(
         not end.why,
         end.why,
         evidence,
-        {role: Usage(**each) for role, each in used["tokens"].items()},
-        used["cost_of_all"],
+        {role: Usage(**each) for role, each in spent["usage"].items()},
+        spent["cost"],
         used["seconds"],
         route,
-        used["turns"],
-        used["sub_calls"],
+        spent["iterations"],
+        spent["sub_calls"],
         talk.malformed,
         tuple(said),
         tree.tape.path,

@@ -121,6 +121,9 @@ def ask_model(
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
 
     def make() -> Data:
+        return {**happen(), "spent": spent_data(budget)}
+
+    def happen() -> Data:
         begun = time.monotonic()
         try:
             found = tree.models.chat(
@@ -144,11 +147,9 @@ def ask_model(
         reply = found.reply
         return {
             "asked": digest,
-            "role": role,
             "text": reply.text,
             "finish": reply.finish_reason,
             "provider": found.provider,
-            "counted": bool(found.provider),
             "usage": asdict(reply.usage),
             "cost": found.cost,
             "attempts": [asdict(attempt) for attempt in found.attempts],
@@ -160,7 +161,7 @@ def ask_model(
         usage = Usage(fresh=prompt_tokens(tree.models, role, messages), output=max_tokens)
         cost = max(provider.cost(usage) for provider in tree.models.of(role))
         budget.charge(role, usage, cost, counted=False)
-        return {"role": role, "usage": asdict(usage), "cost": cost}
+        return {"role": role, "usage": asdict(usage), "cost": cost, "spent": spent_data(budget)}
 
     data = tree.tape.call(key, make, charge)
     tree.tape.same(key, "messages", data["asked"], digest)
@@ -183,35 +184,40 @@ def prompt_tokens(pool: Pool, role: Role, messages: Sequence[Message]) -> int:
     return max(counts)
 
 
+def spent_data(budget: Budget) -> Data:
+    """What a tree has used so far, as JSON; but for the time."""
+    spent = budget.spent
+    return {
+        "iterations": spent.iterations,
+        "sub_calls": spent.sub_calls,
+        "cost": spent.cost,
+        "usage": {role: asdict(used) for role, used in spent.usage.items()},
+    }
+
+
 def spent_before(tape: Tape) -> Spent:
-    """What a journal tells of what its run has used."""
-    calls: dict[Role, int] = {"root": 0, "sub": 0}
-    usage: dict[Role, Usage] = {"root": Usage(), "sub": Usage()}
-    cost = 0.0
-    for line in tape.known:
-        data = line.get("data", {})
-        if line["type"] not in ("effect", "lost") or "usage" not in data or data.get("role") not in calls:
-            continue
-        role: Role = data["role"]
-        calls[role] += line["type"] == "effect" and data.get("counted", True)
-        for part in (data, *data.get("attempts", ())):
-            usage[role] = sum_usage([usage[role], Usage(**part["usage"])])
-            cost += part["cost"]
-    tokens = sum(each.fresh + each.cached + each.output for each in usage.values())
-    return Spent(calls["root"], calls["sub"], tokens, cost, tape.seconds, usage)
+    """What a journal tells of what its run has used.
+
+    Each call notes what the whole tree had used when it ended. These only grow; calls that ran side by side may have
+    been written down in another order than they ended, so the largest is the one that counts.
+    """
+    notes = [line["data"]["spent"] for line in tape.known if "spent" in line.get("data", ())]
+    roles: tuple[Role, ...] = ("root", "sub")
+    usage = {
+        role: Usage(**{name: max((note["usage"][role][name] for note in notes), default=0) for name in asdict(Usage())})
+        for role in roles
+    }
+    return Spent(
+        max((note["iterations"] for note in notes), default=0),
+        max((note["sub_calls"] for note in notes), default=0),
+        sum(each.fresh + each.cached + each.output for each in usage.values()),
+        max((note["cost"] for note in notes), default=0.0),
+        tape.seconds,
+        usage,
+    )
 
 
 def last_pool_state(tape: Tape) -> Mapping[str, Any] | None:
     """Where the round robin of a run stood when it was broken off."""
     states = [line["data"]["pool"] for line in tape.known if line["type"] == "effect" and "pool" in line["data"]]
     return states[-1] if states else None
-
-
-def sum_usage(parts: Sequence[Usage]) -> Usage:
-    """Tokens of several calls."""
-    return Usage(
-        sum(part.fresh for part in parts),
-        sum(part.cached for part in parts),
-        sum(part.output for part in parts),
-        sum(part.reasoning for part in parts),
-    )
