@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 KINDS = (
-    "vault station hotel bridge library museum tower harbor garden mine clinic depot factory castle bakery bank".split()
+    "vault station hotel bridge library museum tower tunnel academy mine clinic depot factory castle bakery bank".split()
 )
 ADJECTIVES = """amber ancient blue bright copper distant frozen gentle
 golden hidden iron marble quiet scarlet silver tidy""".split()
