@@ -220,14 +220,16 @@ def _reduce(command: Reduce, state: State, room: int) -> tuple[list[SubCall], li
 
 
 def _delegate(command: Delegate, state: State) -> tuple[list[SubCall], list[str]]:
-    context = state.context
+    context, notes = state.context, []
     spans: tuple[Span, ...] = ()
     if command.on is not None:
         value = state.source(command.on)
         spans = value.spans(SPANS_KEPT)
-        context = Context([Document.of(value.joined(_DELEGATED), command.on)])
-    call = SubCall(0, command.task, "", spans, context, command.max_iterations)
-    return [call], []
+        text = value.joined(_DELEGATED + 1)
+        if len(text) > _DELEGATED:
+            notes.append(f"only the first {_DELEGATED} characters of {command.on} were given")
+        context = Context([Document.of(text[:_DELEGATED], command.on)])
+    return [SubCall(0, command.task, "", spans, context, command.max_iterations)], notes
 
 
 def _chunks(source: Value, size: int, overlap: int) -> Iterator[Item]:
@@ -254,10 +256,9 @@ def _chunks(source: Value, size: int, overlap: int) -> Iterator[Item]:
             yield piece.item(begin, end)
             if end == whole:
                 break
-            begin = max(piece.byte_of(piece.char_of(end) - overlap), begin + 1) if overlap else end
-            if overlap and (line := piece.data.find(b"\n", begin, end - 1)) >= 0:
-                begin = line + 1
-            begin = min(begin, end)
+            back = piece.byte_of(piece.char_of(end) - overlap)
+            line = piece.data.find(b"\n", back, end - 1) + 1
+            begin = end if back <= begin else line or back
 
 
 def _grouped(
