@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -198,3 +200,10 @@ def test_the_prompt_describes_every_field() -> None:
     for op in COMMANDS:
         line = next(line for line in text.splitlines() if line.startswith(f"{op}("))
         assert all(field in line for field in fields_of(op))
+
+
+def test_page_of_commands_is_current() -> None:
+    """Otherwise: python docs/make_commands.py."""
+    docs = Path(__file__).parent.parent.parent / "docs"
+    made = runpy.run_path(str(docs / "make_commands.py"))["page"]()
+    assert (docs / "rlm-commands.md").read_text(encoding="utf-8") == made
