@@ -17,7 +17,7 @@ from llamalab.engines import REMOTE, load
 from llamalab.engines.remote import RemoteChat
 from llamalab.engines.remote_providers import PROVIDERS
 from llamalab.errors import ConfigError, ContextOverflow, LlamalabError, ProviderError, ProviderUnavailable, SchemaError
-from tests.chat_servers import CANARY, SENTENCE, Answer, Answering, ChatServer, chat_server, ollama, openai
+from tests.chat_servers import CANARY, SENTENCE, Answer, Answering, Asked, ChatServer, chat_server, ollama, openai
 
 QUESTION = [{"role": "user", "content": "How many words are here?"}]
 GREEDY = SamplingParams(max_tokens=20, temperature=0.0)
@@ -319,6 +319,7 @@ def test_a_servers_own_word_that_it_is_too_long_is_an_overflow(words: str) -> No
         (Answer(b"<html>"), r"does not answer with JSON|no JSON|broke off"),
         (Answer(b'{"choices": [], "done": true}', cut=9), "broke"),
         (Answer([]), "another shape|broke off"),
+        (Answer({"done": False, "message": {"content": "half of"}}), "broke off|no choices"),
         (Answer("text"), "no object|broke off|no JSON object"),
         (Answer({"error": "out of memory"}), "gave up: out of memory|broke off"),
         (Answer(b"9" * 6000), "does not answer with JSON|no JSON|broke off"),
@@ -403,20 +404,39 @@ def test_a_request_that_failed_is_sent_again(serve: Callable[[Answering], ChatSe
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_cancelled_call_ends_at_once_and_the_server_sees_it(
-    serve: Callable[[Answering], ChatServer], stream: bool
-) -> None:
-    server = serve(ollama(pause=0.5))
-    cancel, model = threading.Event(), chat("ollama", server.url, n_ctx=100)
-    threading.Timer(0.1, cancel.set).start()
+def test_a_cancelled_call_does_not_wait_for_the_answer(serve: Callable[[Answering], ChatServer], stream: bool) -> None:
+    cancel, gate, answered = threading.Event(), threading.Event(), []
+
+    def answer(asked: Asked) -> Answer:
+        if not answered:
+            cancel.set()
+            gate.wait(20)
+            answered.append(asked)
+        return ollama()(asked)
+
+    model = chat("ollama", serve(answer).url, n_ctx=100)
     if stream:
-        reply = list(model.stream(QUESTION, GREEDY, cancel=cancel))[-1]
+        *_, reply = model.stream(QUESTION, GREEDY, cancel=cancel)
     else:
         reply = model.chat(QUESTION, GREEDY, cancel=cancel)
     assert isinstance(reply, Reply)
-    assert reply.finish_reason == "cancelled"
+    assert (reply.finish_reason, reply.text, answered) == ("cancelled", "", [])
     assert reply.usage.fresh > 0
+    gate.set()
     assert model.chat(QUESTION, GREEDY).text == SENTENCE
+
+
+def test_a_stream_that_is_cancelled_keeps_what_came() -> None:
+    cancel = threading.Event()
+    with chat_server(ollama(pause=0.05)) as (url, _):
+        events = chat("ollama", url, n_ctx=100).stream(QUESTION, GREEDY, cancel=cancel)
+        first = next(events)
+        cancel.set()
+        *_, reply = events
+    assert isinstance(reply, Reply)
+    assert reply.finish_reason == "cancelled"
+    assert first == Delta("There ")
+    assert reply.text.startswith("There ")
 
 
 @pytest.mark.parametrize("stream", [False, True])

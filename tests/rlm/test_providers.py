@@ -25,6 +25,7 @@ from llamalab.errors import (
 )
 from llamalab.rlm.budget import Budget, Limits
 from llamalab.rlm.config import default_config, load_config
+from llamalab.rlm.health import Health
 from llamalab.rlm.providers import Pool, Provider, open_pool
 from tests.chat_servers import SENTENCE, Answer, Answering, ChatServer, ollama, openai
 from tests.rlm.test_config import EXAMPLES
@@ -101,6 +102,28 @@ def test_who_was_down_is_left_alone_for_a_while_and_then_tried_by_one_call(serve
     assert len(down.asked) == 4
 
 
+def test_after_a_pause_one_call_at_a_time_finds_out() -> None:
+    health = Health(places=8)
+    for _ in range(3):
+        health.failed(now=100.0)
+    assert [health.up(now) for now in (100.0, 104.9, 105.0)] == [False, False, True]
+    health.running = 1
+    assert not health.up(105.0)
+    health.failed(now=106.0)
+    assert [health.up(now) for now in (115.9, 200.0)] == [False, False]
+    health.running = 0
+    assert health.up(116.0)
+    health.answered()
+    assert health.up(0.0)
+
+
+def test_who_asks_to_be_left_alone_is(serve: Serve) -> None:
+    up, busy = serve(), serve(lambda _: Answer({"error": "slow down"}, 429, headers={"Retry-After": "30"}))
+    with pool_of(Provider("busy", model(busy), weight=9), Provider("up", model(up))) as pool:
+        assert shares(pool, 10) == {"up": 10}
+    assert len(busy.asked) == 1
+
+
 def test_a_failure_is_charged_to_the_one_that_answered(serve: Serve) -> None:
     calls = iter(range(100))
 
@@ -110,7 +133,8 @@ def test_a_failure_is_charged_to_the_one_that_answered(serve: Serve) -> None:
     with pool_of(Provider("a", model(serve(now_and_then))), Provider("b", model(serve()))) as pool:
         first = pool.chat("sub", QUESTION, GREEDY)
         assert (first.provider, [attempt.provider for attempt in first.attempts]) == ("b", ["a"])
-        assert shares(pool, 10) == {"a": 5, "b": 5}
+        # The turn that came to nothing is given again.
+        assert [pool.chat("sub", QUESTION, GREEDY).provider for _ in range(4)] == ["a", "b", "a", "b"]
 
 
 def test_a_saturated_provider_is_passed_over_and_calls_wait_for_a_place(serve: Serve) -> None:
@@ -366,6 +390,18 @@ def test_a_model_that_two_blocks_name_is_loaded_once(tmp_path: Path) -> None:
 def test_without_a_configuration_pico_answers_in_both_roles() -> None:
     with open_pool(default_config()) as pool:
         assert [pool.chat(role, QUESTION, GREEDY).provider for role in ("root", "sub")] == ["pico", "pico"]  # type: ignore[arg-type]
+
+
+def test_the_pool_alone_asks_again(serve: Serve, tmp_path: Path) -> None:
+    """Else a call would wait for one that is down while another is up."""
+    server = serve(lambda _: Answer({"error": "busy"}, 503))
+    path = tmp_path / "config.toml"
+    path.write_text(f'[[providers]]\nprovider_type = "ollama"\nmodel = "m"\nn_ctx = 512\nbase_url = "{server.url}"\n')
+    with open_pool(load_config(path)) as pool:
+        pool._retries = 0
+        with pytest.raises(ProviderUnavailable):
+            pool.chat("root", QUESTION, GREEDY)
+    assert len(server.asked) == 1
 
 
 def test_a_model_that_is_not_there_leaves_nothing_open(tmp_path: Path) -> None:
