@@ -122,8 +122,9 @@ def ask(
                 view(event)
                 if isinstance(event, rlm.Answered) and not event.path:
                     answer = event.answer
-    except (LlamalabError, KeyboardInterrupt):
-        _say_how_to_go_on(journals.resume or journal, documents, models)
+    except (LlamalabError, KeyboardInterrupt) as error:
+        if not isinstance(error, InputError | ConfigError | SchemaError):
+            _say_how_to_go_on(journals.resume or journal, documents, models)
         raise
     if answer is None:
         raise EngineError("A run ended without an answer.")
