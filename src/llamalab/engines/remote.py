@@ -23,23 +23,16 @@ from llamalab.engine import (
     TokenCount,
     Usage,
 )
-from llamalab.engines.connection import Cancelled, Connection, check_address, check_numbers, read_key
+from llamalab.engines.connection import Cancelled, Connection, read_key
 from llamalab.engines.openai import OpenAIShape
 from llamalab.engines.options import nearest
+from llamalab.engines.remote_context import N_CTX, RemoteContext
+from llamalab.engines.remote_options import OPTIONS, check_options
 from llamalab.engines.remote_providers import OPENAI, PROVIDERS, address_from_environment
 from llamalab.engines.remote_schema import ANY_OBJECT, bare, is_json, json_of, schema_object, with_schema
 from llamalab.engines.remote_shape import Asked, Means, Said
 from llamalab.errors import ConfigError, ContextOverflow, ProviderError, ProviderUnavailable
 from llamalab.templates.messages import conversation
-
-N_CTX = 16_384
-"""Context that ollama is told to use where nobody says: its own default is a quarter of that."""
-
-UNKNOWN_CONTEXT = 32_768
-"""Context that is assumed of a server that does not tell."""
-
-OPTIONS = ("base_url", "api_key_env", "n_ctx", "timeout", "retries", "backoff", "schema_support", "extra")
-"""What `RemoteChat` can be told besides provider and model."""
 
 _SUPPORT: Mapping[Means, SchemaSupport] = {"schema": "exact", "json": "json", "none": "none"}
 _MEANS: Mapping[SchemaSupport, Means] = {support: means for means, support in _SUPPORT.items()}
@@ -47,8 +40,6 @@ _MEANS: Mapping[SchemaSupport, Means] = {support: means for means, support in _S
 _WRAPPING = 64, 16  # tokens that a template may put around a conversation, and around each message: on the safe side
 _SHORTEST = 0.75  # tokens for a word, at least
 _WORD = re.compile(r"[^\W\d_]+")
-_LOOKING = 5.0  # seconds to ask for a model's context
-_AGAIN = 30.0  # seconds after which a server that was down is asked again
 
 _CANARY = "k7q"  # nobody would say it who is not made to
 _PROBE_TOKENS = 512  # a model that thinks first needs some
@@ -144,8 +135,14 @@ class RemoteChat:
             limit_name="timeout",
         )
         self._provider, self._model, self._extra = provider, model, dict(extra or {})
-        self._n_ctx, self._known_context = n_ctx, known.context_length
-        self._asked_at: float | None = None
+        self._context = RemoteContext(
+            self._connection,
+            self._shape,
+            model,
+            chosen=n_ctx,
+            known=known.context_length,
+            most=N_CTX if provider == "ollama" else None,
+        )
         means = self._shape.means
         self._means = means[0] if schema_support is None else _MEANS[schema_support]
         self._known_means = schema_support is not None
@@ -159,7 +156,7 @@ class RemoteChat:
         """The context is asked for at first; a schema is worth what a probe has found, and the best before one."""
         # Whoever draws with settings of his own must not stumble over one that this server does not have.
         sampling = {} if self._open else {"min_p": 0.0, "top_k": 0}
-        return ChatInfo(self._model, self._provider, self._context(), _SUPPORT[self._means], sampling)
+        return ChatInfo(self._model, self._provider, self._context.tokens(), _SUPPORT[self._means], sampling)
 
     @property
     def probed(self) -> bool:
@@ -301,7 +298,7 @@ class RemoteChat:
 
     def _checked(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         turns = conversation(messages)
-        least, n_ctx = _least_tokens(turns), self._context()
+        least, n_ctx = _least_tokens(turns), self._context.tokens()
         if least > n_ctx:
             self._overflows(least, n_ctx)
         return turns
@@ -312,7 +309,9 @@ class RemoteChat:
         means = self._means
         if schema is not None and means != "schema":
             turns = with_schema(turns, schema)
-        return Asked(self._model, turns, params, self._context(), means, schema, stream, self._without, self._extra)
+        return Asked(
+            self._model, turns, params, self._context.tokens(), means, schema, stream, self._without, self._extra
+        )
 
     def _adapt(self, error: ProviderError, asked: Asked, body: Mapping[str, Any], turns: list[dict[str, Any]]) -> None:
         """Get ready to ask once more in another way, where the refusal says what was wrong with this one.
@@ -407,7 +406,9 @@ class RemoteChat:
         params = SamplingParams(max_tokens=_PROBE_TOKENS, temperature=0.0)
         turns = [{"role": "user", "content": question}]
         while True:
-            asked = Asked(self._model, turns, params, self._context(), means, schema, False, self._without, self._extra)
+            asked = Asked(
+                self._model, turns, params, self._context.tokens(), means, schema, False, self._without, self._extra
+            )
             body = self._shape.body(asked)
             try:
                 said = self._shape.said(
@@ -426,32 +427,6 @@ class RemoteChat:
             held = answer == {"canary": _CANARY} if means == "schema" else isinstance(answer, dict)
             return held, said.usage or Usage()
 
-    def _context(self) -> int:
-        """Tokens that a request can use."""
-        if self._n_ctx is not None:
-            return self._n_ctx
-        most = N_CTX if self._provider == "ollama" else None
-        with self._lock:
-            known, now = self._known_context, time.monotonic()
-            if known is None and (self._asked_at is None or now - self._asked_at > _AGAIN):
-                known = self._known_context = self._look_up(now + _LOOKING)
-                self._asked_at = now if known is None else None
-        if known is None:
-            return most or UNKNOWN_CONTEXT
-        return min(known, most or known)
-
-    def _look_up(self, end: float) -> int | None:
-        """What the server says of its context; a server that does not say it is not asked again."""
-        try:
-            return self._shape.context_length(self._connection, self._model, end=end) or self._assumed()
-        except ProviderUnavailable:
-            return None
-        except ProviderError:
-            return self._assumed()
-
-    def _assumed(self) -> int:
-        return N_CTX if self._provider == "ollama" else UNKNOWN_CONTEXT
-
     def _overflows(self, needed: int, available: int, said: str = "") -> NoReturn:
         raise ContextOverflow(
             f"The conversation needs {needed:,} tokens or more, and {self._model} takes {available:,}."
@@ -459,25 +434,6 @@ class RemoteChat:
             needed=needed,
             available=available,
         )
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse options of `RemoteChat` that cannot be.
-
-    Raises:
-        ConfigError: a value of the wrong kind, or out of range.
-    """
-    given = {name: value for name, value in options.items() if value is not None}
-    if (address := given.get("base_url")) is not None:
-        check_address(address)
-    check_numbers(given.get("retries", 0), {name: given.get(name, 1.0) for name in ("timeout", "backoff")})
-    n_ctx = given.get("n_ctx", 1)
-    if isinstance(n_ctx, bool) or not isinstance(n_ctx, int) or not 1 <= n_ctx < 2**31:
-        raise ConfigError(f"n_ctx must be a positive number of tokens, not {n_ctx!r}.")
-    if given.get("schema_support", "exact") not in _MEANS:
-        raise ConfigError(f"schema_support must be exact, json or none, not {given['schema_support']!r}.")
-    if not isinstance(given.get("extra", {}), Mapping):
-        raise ConfigError(f"extra must be a table of fields for the request, not {given['extra']!r}.")
 
 
 def open_remote(provider: str, model: str, options: Mapping[str, Any]) -> RemoteChat:

@@ -199,7 +199,7 @@ def _provider(reading: _Reading, block: Mapping[str, Any], place: str) -> Provid
 def _check_options(reading: _Reading, provider: str, options: Mapping[str, Any], place: str) -> None:
     """Refuse options that the provider does not have; those of engines other than llama.cpp are checked on loading."""
     if provider in REMOTE:
-        from llamalab.engines.remote import OPTIONS, check_options
+        from llamalab.engines.remote_options import OPTIONS, check_options
 
         names: Sequence[str] = OPTIONS
     elif provider == "llama_cpp":
