@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -64,16 +64,35 @@ def answer_events(request: Request) -> Iterator[Event]:
         budget = Budget(settings.limits, spent=spent_before(tape))
         if (state := last_pool_state(tape)) is not None:
             pool.restore(state)
-        tolerant, modes = _probe(tape, pool, budget)
-        tree = Tree(tape, replace(settings, tolerant=tolerant), budget, pool)
+        before = begin(tape, lambda: _before(pool, budget, said))
+        tree = Tree(tape, replace(settings, tolerant=before.tolerant), budget, pool)
         stack.callback(tree.cancel.set)
         try:
-            yield from run(tree, question, opened.context, said=(*said, *modes))
+            yield from run(tree, question, opened.context, said=before.said)
         except Differs as error:
             raise InputError(
                 f"{tape.path} cannot be resumed: what is done again comes out otherwise. {error} Was it written by "
                 "another version of this program?"
             ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What is found out before a run's first turn.
+
+    Attributes:
+        tolerant: a root's provider cannot hold a schema.
+        said: what the user should know before, in sentences.
+    """
+
+    tolerant: bool
+    said: tuple[str, ...]
+
+
+def begin(tape: Tape, find_out: Callable[[], Data]) -> Begun:
+    """What is known of models and documents before the first turn: from the journal, or found out now."""
+    data = tape.effect("before", find_out)
+    return Begun(data["tolerant"], tuple(data["said"]))
 
 
 def settings_of(config: RlmConfig, protocol: Protocol, schema: Mapping[str, Any] | None) -> Settings:
@@ -209,19 +228,13 @@ def _check_same(tape: Tape, question: str, context: Context, request: Request) -
         raise InputError(f"{tape.path} is a run with another schema of the answer.")
 
 
-def _probe(tape: Tape, pool: Pool, budget: Budget) -> tuple[bool, tuple[str, ...]]:
-    """Whether commands have to be looked for in what roots say, and what is to be said of how schemas are held."""
-
-    def happen() -> Data:
-        modes = pool.probe(deadline=budget.deadline)
-        exact = {mode.provider: mode.mode == "exact" for mode in modes}
-        for mode in modes:
-            budget.charge("root", mode.usage, counted=False)
-        return {
-            "tolerant": not all(exact.get(provider.name, False) for provider in pool.of("root")),
-            "said": [mode.said for mode in modes if mode.mode != "exact"],
-            "spent": spent_data(budget),
-        }
-
-    data = tape.effect("probe", happen)
-    return data["tolerant"], tuple(data["said"])
+def _before(pool: Pool, budget: Budget, said: Sequence[str]) -> Data:
+    modes = pool.probe(deadline=budget.deadline)
+    exact = {mode.provider: mode.mode == "exact" for mode in modes}
+    for mode in modes:
+        budget.charge("root", mode.usage, counted=False)
+    return {
+        "tolerant": not all(exact.get(provider.name, False) for provider in pool.of("root")),
+        "said": [*said, *(mode.said for mode in modes if mode.mode != "exact")],
+        "spent": spent_data(budget),
+    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import re2
 
@@ -12,12 +13,11 @@ from llamalab.rlm.protocol import NOT_FOUND
 from llamalab.rlm.search import FUNCTION_WORDS
 from llamalab.rlm.text import Context, Document, Span
 
+Pieces: TypeAlias = tuple[Evidence, ...]
 MOST = 5
 """Pieces of evidence."""
 LONGEST = 400
 """Of one piece, characters."""
-KEPT = 500
-"""Spans of one result that are looked at."""
 _READ = 1 << 16  # characters of one span that are searched
 
 
@@ -34,13 +34,14 @@ class Looked:
     text: str = ""
 
 
-def evidence_for(answer: str, looked_at: Sequence[Looked], context: Context) -> tuple[Evidence, ...]:
+def evidence_for(answer: str, looked_at: Sequence[Looked], context: Context, *, value: Any = None) -> Pieces:
     """The evidence for an answer.
 
     Args:
         answer: its text.
         looked_at: what the root has seen, in order.
         context: the documents.
+        value: of a typed answer: each of its texts and numbers is looked for.
 
     Returns:
         Lines that hold the answer as whole words, in any case, those the root saw last first. Where none does: what the
@@ -53,25 +54,36 @@ def evidence_for(answer: str, looked_at: Sequence[Looked], context: Context) -> 
     seen = [
         (documents[span.document], span)
         for looked in reversed(looked_at)
-        for span in looked.spans[:KEPT]
+        for span in looked.spans
         if span.document in documents
     ]
-    phrase = _phrase(answer)
-    if phrase is not None:
-        found: dict[tuple[str, int, int], Evidence] = {}
+    phrases = [phrase for part in _parts(answer, value) if (phrase := _phrase(part)) is not None]
+    found: dict[tuple[str, int, int], Evidence] = {}
+    for phrase in phrases:
         for document, span in seen:
             piece = _around(document, span, phrase)
             if piece is not None:
                 found.setdefault((piece.document, piece.start, piece.end), piece)
             if len(found) == MOST:
-                break
-        if found:
-            return tuple(found.values())
-        for at in range(len(looked_at) - 1, -1, -1):
-            if phrase.search(looked_at[at].text):
-                made_from = next((looked.spans for looked in reversed(looked_at[: at + 1]) if looked.spans), ())
-                return tuple(_first(documents[s.document], s) for s in made_from[:MOST] if s.document in documents)
+                return tuple(found.values())
+    if found:
+        return tuple(found.values())
+    for at in range(len(looked_at) - 1, -1, -1):
+        if any(phrase.search(looked_at[at].text) for phrase in phrases):
+            made_from = next((looked.spans for looked in reversed(looked_at[: at + 1]) if looked.spans), ())
+            return tuple(_first(documents[s.document], s) for s in made_from[:MOST] if s.document in documents)
     return _sharing(answer, seen)
+
+
+def _parts(answer: str, value: Any) -> list[str]:
+    """What an answer says: its text, or the texts and numbers of its value."""
+    if isinstance(value, Mapping):
+        return [part for each in value.values() for part in _parts("", each)]
+    if isinstance(value, list):
+        return [part for each in value for part in _parts("", each)]
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return [str(value)]
+    return [answer] if value is None else []
 
 
 def _sharing(answer: str, seen: Sequence[tuple[Document, Span]]) -> tuple[Evidence, ...]:

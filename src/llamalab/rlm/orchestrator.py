@@ -148,7 +148,7 @@ def _directly(
         "root",
         messages,
         DIRECT_REPLY,
-        schema=None if schema is None else direct_schema(schema),
+        schema=direct_schema(tree.settings.protocol, schema),
         fatal=not path,
     )
     text = without_fence(reply.text.strip(), fence)
@@ -206,9 +206,8 @@ def _by_commands(
             return _End(talk.best or NO_ANSWER, why=reply.why)
         talk.messages.append(assistant_message(reply.text))
         talk.slowest = max(talk.slowest, reply.seconds)
-        typed = settings.answer_schema is not None
         try:
-            command = read_turn(settings.protocol, reply.text, tolerant=settings.tolerant, typed=typed)
+            command = read_turn(settings.protocol, reply.text, tolerant=settings.tolerant)
         except InputError as error:
             talk.malformed += 1
             talk.bad += 1
@@ -386,7 +385,7 @@ def _answer(
     path: str,
     said: Sequence[str],
 ) -> Answer:
-    evidence = evidence_for(end.text, talk.looked_at, context)
+    evidence = evidence_for(end.text, talk.looked_at, context, value=end.value)
     used = tree.tape.effect(
         f"{path}totals", lambda: {"spent": spent_data(budget), "seconds": round(budget.spent.seconds, 4)}
     )

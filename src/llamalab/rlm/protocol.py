@@ -129,15 +129,11 @@ def turn_schema(
         context: documents.
         answer: JSON schema of a typed answer; "not found" stays possible.
     """
-    typed = None if answer is None else answer_schema(answer)
-    if protocol == "full":
-        schema = grammar.turn_schema(ops, variables=variables, documents=len(context.documents), answer=typed)
-    else:
+    if protocol == "compact":  # its answers are text; they are read as values afterwards
         names = [name for name in variables if name != "_"]
-        schema = compact.command_schema([op for op in compact.COMMANDS if op in ops], names)
-        for branch in schema["anyOf"]:
-            if typed is not None and branch["properties"]["op"]["const"] == "final":
-                branch["properties"]["answer"] = typed
+        return compact.command_schema([op for op in compact.COMMANDS if op in ops], names)
+    typed = None if answer is None else answer_schema(answer)
+    schema = grammar.turn_schema(ops, variables=variables, documents=len(context.documents), answer=typed)
     return schema if answer is None else {**schema, **_definitions(answer)}
 
 
@@ -146,8 +142,10 @@ def answer_schema(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {"anyOf": [{"$ref": "#/$defs/answer"} if _definitions(answer) else dict(answer), {"const": NOT_FOUND}]}
 
 
-def direct_schema(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON schema of a direct answer."""
+def direct_schema(protocol: Protocol, answer: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """JSON schema of a direct answer; None where it is text."""
+    if answer is None or protocol == "compact":
+        return None
     return {**answer_schema(answer), **_definitions(answer)}
 
 
@@ -166,14 +164,13 @@ def allowed_ops(protocol: Protocol, *, subs: bool, nested: bool, last: bool) -> 
     return ops if nested else tuple(op for op in ops if op != "delegate")
 
 
-def read_turn(protocol: Protocol, text: str, *, tolerant: bool, typed: bool) -> AnyCommand:
+def read_turn(protocol: Protocol, text: str, *, tolerant: bool) -> AnyCommand:
     """The command of a turn.
 
     Args:
         protocol: that the root speaks.
         text: what it said.
         tolerant: the provider cannot hold a schema: the first object in prose or a code block is taken.
-        typed: the answer is of a schema, so `final` may hold any JSON.
 
     Raises:
         InputError: no command; says what to write instead.
@@ -183,9 +180,7 @@ def read_turn(protocol: Protocol, text: str, *, tolerant: bool, typed: bool) -> 
     if len(text) > MAX_REPLY:
         raise InputError(f"not a command: {len(text)} characters. Write one short JSON object")
     found = _first_object(text) if tolerant else text
-    if protocol == "compact" and not (typed and found.startswith('{"op":"final"')):
-        return compact.parse_command(found)
-    return parse_command(found)
+    return compact.parse_command(found) if protocol == "compact" else parse_command(found)
 
 
 def refusal(command: AnyCommand, ops: Collection[str]) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llamalab.errors import InputError
 from llamalab.rlm.answer import Answer
-from llamalab.rlm.asking import versions
+from llamalab.rlm.asking import begin, versions
 from llamalab.rlm.budget import Budget
 from llamalab.rlm.event import Answered
 from llamalab.rlm.journal import Differs, JournalEnds, Tape, read_tape
@@ -61,8 +61,9 @@ def replay(path: Path | str, sources: Sequence[Source] | Source | Context | None
         settings, question = Settings.of_data(tape.header["settings"]), tape.header["question"]
         with ExitStack() as stack:
             context = _documents(tape, sources, stack)
-            settings = _as_probed(tape, settings)
-            for event in run(Tree(tape, settings, Budget(settings.limits), None), question, context):
+            before = begin(tape, dict)
+            tree = Tree(tape, replace(settings, tolerant=before.tolerant), Budget(settings.limits), None)
+            for event in run(tree, question, context, said=before.said):
                 if isinstance(event, Answered) and not event.path:
                     answer = event.answer
         if tape.compared < tape.facts:
@@ -117,10 +118,6 @@ def _renamed(context: Context, names: Sequence[str]) -> Context:
     for document, name in zip(context.documents, names, strict=True):
         document.name = name
     return Context(context.documents)
-
-
-def _as_probed(tape: Tape, settings: Settings) -> Settings:
-    return replace(settings, tolerant=tape.effect("probe", dict)["tolerant"])
 
 
 def _versions(tape: Tape) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -29,16 +30,21 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 def read_answer(schema: Mapping[str, Any], text: str) -> Any:
     """The value of an answer; None for one that says that nothing was found.
 
+    An answer in plain words becomes text where the schema asks for text, and the only field of an object that has one.
+
     Raises:
         InputError: it is no value of the schema; says what to give instead.
     """
     if text.strip().strip('"') == NOT_FOUND:
         return None
-    for read in (_strictly, str):  # where the schema asks for text, text that looks like a number stays text
-        try:
-            value = read(text)
-        except (ValueError, RecursionError):
-            continue
+    values: list[Any] = []
+    with suppress(ValueError, RecursionError):
+        values.append(_strictly(text))
+    values.append(text)  # where the schema asks for text, text that looks like a number stays text
+    fields = schema.get("properties")
+    if isinstance(fields, Mapping) and len(fields) == 1:
+        values += [{next(iter(fields)): value} for value in tuple(values)]
+    for value in values:
         if _holds(schema, value):
             return value
     raise InputError(f"the answer is no value of the schema {json.dumps(dict(schema))[:300]}")
