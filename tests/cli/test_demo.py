@@ -23,9 +23,7 @@ def no_arena(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "_example", lambda: None)
 
 
-def test_the_tour_shows_every_part(
-    cli: Cli, tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tour_shows_every_part(cli: Cli, tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The arena is a small one here; that of the tour is examples/known_truth."""
     small = test_known_truth.write(tmp_path / "arena", tiny_gguf)
     monkeypatch.setattr(demo, "_example", lambda: small.path)
@@ -35,8 +33,10 @@ def test_the_tour_shows_every_part(
     assert result.err == ""
     assert "\x1b[" not in result.out
     parts = ("The model", "Chat", "JSON by a schema", "Log probabilities", "Speed here", "An arena with known truth")
-    for title in (*parts, "Next"):
+    for title in (*parts, "A text that no context holds", "Next"):
         assert f"\n{title}\n" in result.out
+    assert '{"op":"find","text":"access code of the Blue Harbor vault"}' in result.out
+    assert "The answer is 48213, by line 71,429: " in result.out
     assert "48213" in result.out
     assert re.search(r"^policy +verdict +value +95% interval +truth +ESS *$", result.out, re.MULTILINE)
     (report,) = re.findall(r"with pictures in (\S+report\.html)", result.out)

@@ -26,6 +26,9 @@ MESSAGES = (f"{RIGHT} {QUESTION}", "Repeat after me: seven small boats", "Write 
 PROMPTS = 200
 """Of the arena with known truth."""
 
+LINES = 100_000
+"""Of the long text."""
+
 _SHADES = ((-0.1, "bold green"), (-1.0, "green"), (-3.0, "yellow"), (-6.0, "dark_orange"), (float("-inf"), "red"))
 """Lower bound of the log probability in nats, and the colour of tokens from there up."""
 
@@ -55,7 +58,8 @@ def register(app: typer.Typer) -> None:
 def demo() -> None:
     """Take the tour on the built-in model, offline.
 
-    Shows chat, JSON by a schema, log probabilities of a text, an arena with known truth, and how fast all that is here.
+    Shows chat, JSON by a schema, log probabilities of a text, a question over a text that no context holds, how fast
+    all that is here, and an arena with known truth.
     """
     tour(console())
 
@@ -74,6 +78,7 @@ def tour(out: Console) -> None:
         _chat(out, chat, speed)
         _constrained(out, chat, speed)
         _log_probabilities(out, chat)
+        _long_text(out, chat)
         _speed(out, speed)
     finally:
         engine.close()
@@ -142,6 +147,35 @@ def _log_probabilities(out: Console, chat: EngineChat) -> None:
     out.print(legend.append("with their sum at the end", style="dim"))
 
 
+def _long_text(out: Console, chat: EngineChat) -> None:
+    from rich.text import Text
+
+    from llamalab import rlm
+    from llamalab.rlm.config import default_config
+    from llamalab.rlm.providers import Pool, Provider
+    from llamalab.rlm.text import Context, Document
+
+    _title(out, "A text that no context holds")
+    lines = [f"{'ERROR' if n % 5000 == 0 else 'INFO'} request {n} took {n % 97} ms" for n in range(1, LINES + 1)]
+    lines[LINES * 5 // 7] = RIGHT
+    text = "\n".join(lines)
+    out.print(
+        f"{LINES:,} lines, {len(text) / 1e6:.1f} MB. pico never sees them: it gives commands, is shown what they find,\n"
+        "and answers when it knows:"
+    )
+    out.print(Text.assemble(("You  ", "dim"), QUESTION))
+    context, pool = Context([Document.of(text, "text")]), Pool([Provider("pico", chat)])
+    for event in rlm.events(QUESTION, context, config=default_config(), pool=pool):
+        if isinstance(event, rlm.Turn):
+            out.print(Text.assemble(("pico ", "dim"), (event.command, "bold")))
+        elif isinstance(event, rlm.Done) and event.head:
+            out.print(Text(f"     {event.head}, {event.text.partition(chr(10))[0]}", style="green"))
+        elif isinstance(event, rlm.Answered):
+            found = event.answer
+            place = next((f", by line {evidence.line:,}" for evidence in found.evidence), "")
+            out.print(Text(f"The answer is {found.text}{place}: {found.seconds:.1f} s and {found.tokens:,} tokens."))
+
+
 def _arena(out: Console) -> None:
     from rich.markup import escape
 
@@ -203,6 +237,7 @@ def _next_steps(out: Console) -> None:
         ("llamalab chat", "talk to it yourself"),
         ("llamalab generate --schema FILE PROMPT", "JSON by your own schema"),
         ("llamalab chat hub:bartowski/Llama-3.2-1B-Instruct-GGUF", "a model that knows things (0.8 GB, once)"),
+        ('llamalab rlm ask "QUESTION" FILE...', "an answer from your own long texts, with its lines"),
         ("llamalab arena run CONFIG", "is the new policy better, and can these data say so"),
         ("llamalab models", "what is on this machine"),
     ):
