@@ -160,7 +160,7 @@ def _long_text(out: Console, chat: EngineChat) -> None:
     lines[LINES * 5 // 7] = RIGHT
     text = "\n".join(lines)
     out.print(
-        f"{LINES:,} lines, {len(text) / 1e6:.1f} MB. pico never sees them: it gives commands, is shown what they find,\n"
+        f"{LINES:,} lines, {len(text) / 1e6:.1f} MB. pico never sees them: it gives commands, sees what they find,\n"
         "and answers when it knows:"
     )
     out.print(Text.assemble(("You  ", "dim"), QUESTION))
