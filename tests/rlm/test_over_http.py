@@ -1,0 +1,164 @@
+"""Whole runs over real HTTP servers that speak DeepSeek's and ollama's shapes, and are killed at any turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamalab import rlm
+from llamalab.errors import ProviderUnavailable
+from llamalab.rlm.config import load_config
+from llamalab.rlm.providers import Pool, open_pool
+from llamalab.rlm.replay import replay
+from tests.chat_servers import Answer, Asked, ChatServer, ollama, openai
+from tests.rlm.test_config import EXAMPLES, HYBRID
+
+TURNS = [
+    {"thought": "the errors", "op": "find", "text": "ERROR", "store": "hits"},
+    {"thought": "ask of each", "op": "map", "prompt": "How many ms?", "on": "hits", "store": "times"},
+    {"thought": "add them", "op": "final", "answer": "38 ms"},
+]
+LOG = "10:01 INFO login\n10:02 ERROR upload took 31 ms\n10:03 ERROR backup took 7 ms\n"
+QUESTION = "How long did the failed operations take together?"
+
+
+def root(asked: Asked) -> str:
+    """The turn that follows those before it, in a code block, as models without a schema like to write."""
+    said = sum(message["role"] == "assistant" for message in asked.body["messages"])
+    return f"```json\n{json.dumps(TURNS[min(said, 2)])}\n```"
+
+
+def sub(asked: Asked) -> str:
+    return "31" if "upload" in json.dumps(asked.body) else "7"
+
+
+@dataclass
+class Mortal:
+    """A server that hangs up at one of its requests for a chat, and is gone then.
+
+    Attributes:
+        at: the number of the request, from 0; -1: it lives.
+    """
+
+    says: Any
+    at: int = -1
+    server: ChatServer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.server = ChatServer(self.answer)
+
+    def answer(self, asked: Asked) -> Answer:
+        if "messages" in asked.body and len(self.server.asked) == self.at + 1:
+            self.at = -1
+            self.server.stop()
+        return self.says(asked)
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Mortal, Mortal]]:
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-secret")
+    both = Mortal(openai(root, deepseek=True)), Mortal(ollama(sub))
+    yield both
+    for each in both:
+        each.server.stop()
+
+
+def config_of(folder: Path, servers: tuple[Mortal, Mortal]) -> Path:
+    text = HYBRID.replace("https://api.deepseek.com", servers[0].server.url)
+    path = folder / "config.toml"
+    path.write_text("bypass_enabled = false\n" + text.replace("http://localhost:11434", servers[1].server.url))
+    (folder / "log.txt").write_text(LOG)
+    return path
+
+
+def run(folder: Path, servers: tuple[Mortal, Mortal], pool: Pool | None = None, **more: Any) -> rlm.Answer:
+    path = config_of(folder, servers)
+    return rlm.ask(QUESTION, [folder / "log.txt"], config=path, pool=pool, **more)
+
+
+def test_the_guides_hybrid_runs_as_it_stands(tmp_path: Path, servers: tuple[Mortal, Mortal]) -> None:
+    """But for its addresses, and for the bypass that so short a text would take."""
+    journal = tmp_path / "run.jsonl"
+    answer = run(tmp_path, servers, journal=journal)
+    assert (answer.text, answer.complete, answer.turns, answer.sub_calls) == ("38 ms", True, 3, 2)
+    assert {role: usage.cached > 0 for role, usage in answer.usage.items()} == {"root": True, "sub": False}
+    assert answer.usage["root"].reasoning > 0
+    seen = json.dumps([asked.body for asked in servers[1].server.asked])
+    assert '"num_ctx": 8192' in seen
+    assert "sk-secret" not in journal.read_text() + seen
+    assert replay(journal).equal
+
+
+def either(asked: Asked) -> str:
+    """One model in both roles."""
+    return sub(asked) if "given a task" in asked.body["messages"][0]["content"] else root(asked)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("held", [True, False])
+def test_a_run_by_each_of_the_guides_examples(
+    name: str, held: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With servers that hold schemas (and write no code block then), and with servers that ignore them."""
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-secret")
+
+    def says(asked: Asked) -> str:
+        said = either(asked)
+        return said.removeprefix("```json\n").removesuffix("\n```") if asked.body.get("format") else said
+
+    local, api = ChatServer(ollama(says, held=held)), ChatServer(openai(says, deepseek=True))
+    text = EXAMPLES[name].replace("http://p40-server:11434", local.url).replace("http://localhost:11434", local.url)
+    text = text.replace('base_url = "https://api.deepseek.com"\n', "")
+    text = text.replace('"deepseek"', f'"deepseek"\nbase_url = "{api.url}"')
+    (tmp_path / "config.toml").write_text("bypass_enabled = false\n" + text)
+    (tmp_path / "log.txt").write_text(LOG)
+    answer = rlm.ask(QUESTION, [tmp_path / "log.txt"], config=tmp_path / "config.toml")
+    for server in (local, api):
+        server.stop()
+    assert (answer.text, answer.complete, answer.malformed) == ("38 ms", True, 0)
+
+
+@pytest.mark.parametrize(("who", "at"), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)])
+def test_a_provider_killed_at_any_turn_and_back_again_changes_nothing(
+    who: int, at: int, tmp_path: Path, servers: tuple[Mortal, Mortal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back: list[int] = []
+
+    def pause(*_: Any) -> bool:
+        back.append(who)
+        servers[who].server.stop()
+        servers[who].server.start()
+        return True
+
+    with open_pool(load_config(config_of(tmp_path, servers))) as pool:
+        pool.probe()
+        for each in servers:
+            each.server.asked.clear()
+        servers[who].at = at
+        monkeypatch.setattr(pool, "_pause", pause)
+        answer = run(tmp_path, servers, pool)
+    assert (answer.text, answer.complete) == ("38 ms", True)
+    assert back
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_root_that_stays_away_ends_the_run_which_goes_on_when_it_is_back(
+    at: int, tmp_path: Path, servers: tuple[Mortal, Mortal]
+) -> None:
+    journal = tmp_path / "run.jsonl"
+    with open_pool(load_config(config_of(tmp_path, servers))) as pool:
+        pool._retries = 0
+        pool.probe()
+        servers[0].server.asked.clear()
+        servers[0].at = at
+        with pytest.raises(ProviderUnavailable):
+            run(tmp_path, servers, pool, journal=journal)
+        servers[0].server.start()
+        answer = run(tmp_path, servers, pool, resume=journal)
+    assert (answer.text, answer.complete) == ("38 ms", True)
+    assert replay(journal).equal
