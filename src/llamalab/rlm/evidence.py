@@ -151,4 +151,3 @@ def _first(document: Document, span: Span) -> Evidence:
     text = document.text(span.start, end)
     cut = text.split("\n", 1)[0] if text.strip("\n") else text
     return Evidence(document.name, span.line, span.start, span.start + len(cut), cut)
-

@@ -83,8 +83,6 @@ def run_tokens(settings: Settings, first: int, of_cached: float) -> int:
     return round(fresh + again * of_cached + turns * said)
 
 
-
-
 def _of_cached(provider: Provider) -> float:
     if provider.price_in <= 0 or provider.price_cached is None:
         return 1.0

@@ -160,5 +160,3 @@ def _nested(run: Iterator[Event], tell: Callable[[Event], None]) -> _Reply:
     if answer is None:
         return _Reply("", "the nested run ended without an answer")
     return _Reply(answer.text if answer.complete else f"{answer.text} (incomplete: {answer.why})")
-
-
