@@ -59,6 +59,16 @@ def test_one_call_after_grep_is_shown_the_lines_with_the_rarest_words() -> None:
     assert all(outcome.tokens < 2000 < outcome.reading for outcome in outcomes)
 
 
+@pytest.mark.parametrize("context", [1_500, 20_000])
+def test_of_many_lines_that_match_as_many_are_shown_as_fit(context: int) -> None:
+    pool = pool_of(lambda _: "many", context=context)
+    (outcome,) = run(Plan(("count",), (60_000,), 1, modes=("grep",)), pool, CONFIG)
+    (asked,) = pool.providers[0].model.asked
+    most = min(context - 200, 4_000)
+    assert most - 250 < len(str(asked[0]["content"])) <= most + 100
+    assert outcome.complete
+
+
 def test_lines_are_ranked_by_the_rarity_of_their_words() -> None:
     text = "the vault is old\nthe code of the vault\nZorp vault\ncode code code\nnothing"
     assert matching_lines("What is the code of the Zorp vault?", text) == [
