@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llamalab.engine import Usage
 from llamalab.errors import InputError
 from llamalab.rlm.answer import Answer, Route
 from llamalab.rlm.evidence import evidence_for
+from llamalab.rlm.protocol import without_fence
 from llamalab.rlm.talk import Run, Talk
 from llamalab.rlm.tree import spent_data
 from llamalab.rlm.typed import read_answer
@@ -57,6 +58,7 @@ def conclude(run: Run, talk: Talk, route: Route, end: End, said: Sequence[str]) 
         Differs: the journal tells of another answer.
     """
     tape, budget = run.tree.tape, run.budget
+    end = replace(end, text=without_fence(end.text, run.fence))
     evidence = evidence_for(end.text, talk.looked_at, run.context, value=end.value)
     used = tape.effect(
         f"{run.path}totals", lambda: {"spent": spent_data(budget), "seconds": round(budget.spent.seconds, 4)}
