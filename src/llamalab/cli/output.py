@@ -54,11 +54,11 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
 
 
 def print_error(message: str) -> None:
-    """One paragraph on standard error."""
+    """One paragraph on standard error; on a terminal, without what others could have put into it to move the cursor."""
     from rich.text import Text
 
     if sys.stderr.isatty():
-        console(stderr=True).print(Text.assemble(("error: ", "bold red"), message))
+        console(stderr=True).print(Text.assemble(("error: ", "bold red"), printable(message)))
     else:
         print(f"error: {message}", file=sys.stderr)
 

@@ -97,7 +97,7 @@ def print_answer(answer: Answer) -> None:
     shown = printable if sys.stdout.isatty() else str
     print(shown(answer.text))
     if not answer.complete:
-        print(f"\nincomplete: {answer.why}")
+        print(f"\nincomplete: {shown(answer.why)}")
     if answer.evidence:
         print()
     for evidence in answer.evidence[:EVIDENCE_SHOWN]:
@@ -107,7 +107,7 @@ def print_answer(answer: Answer) -> None:
         print(f"and {len(answer.evidence) - EVIDENCE_SHOWN:,} lines more")
     print(f"\n{_took(answer)}")
     if answer.journal is not None:
-        print(f"journal: {answer.journal}")
+        print(f"journal: {shown(str(answer.journal))}")
 
 
 def _took(answer: Answer) -> str:
