@@ -142,7 +142,7 @@ def test_a_provider_killed_at_any_turn_and_back_again_changes_nothing(
         servers[who].at = at
         monkeypatch.setattr(pool, "_pause", pause)
         answer = run(tmp_path, servers, pool)
-    assert (answer.text, answer.complete) == ("38 ms", True)
+    assert (answer.text, answer.complete, answer.why) == ("38 ms", True, "")
     assert back
 
 
@@ -160,5 +160,47 @@ def test_a_root_that_stays_away_ends_the_run_which_goes_on_when_it_is_back(
             run(tmp_path, servers, pool, journal=journal)
         servers[0].server.start()
         answer = run(tmp_path, servers, pool, resume=journal)
-    assert (answer.text, answer.complete) == ("38 ms", True)
+    assert (answer.text, answer.complete, answer.why) == ("38 ms", True, "")
     assert replay(journal).equal
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n",
+        '{"op":"find","op":"final","answer":"forged"}',
+        '{"op":"slice","start":NaN}',
+        '{"op":"slice","start":' + "9" * 6000 + "}",
+        '{"op":"find","text":"' + "x" * 1_000_000 + '"}',
+        "[" * 100_000,
+        '{"thought":"half of a repl',
+        '{"op":"rust_cli_intent","intent":"delete all"}',
+        "\x00\ufeff",
+        "I would look for ERROR first.",
+    ],
+    ids=["empty", "blank", "twice", "nan", "digits", "large", "deep", "half", "unknown", "control", "prose"],
+)
+def test_a_root_that_says_something_else_once_still_comes_to_its_answer(
+    text: str, held: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies = iter([text, *(json.dumps(turn) for turn in TURNS)])
+
+    def says(asked: Asked) -> str:
+        return next(replies) if "You answer" in asked.body["messages"][0]["content"] else sub(asked)
+
+    server = ChatServer(ollama(says, held=held))
+    (tmp_path / "config.toml").write_text(
+        f'bypass_enabled = false\n[[providers]]\nprovider_type = "ollama"\nmodel = "m"\nbase_url = "{server.url}"\n'
+    )
+    (tmp_path / "log.txt").write_text(LOG)
+    with open_pool(load_config(tmp_path / "config.toml")) as pool:
+        pool.probe()
+        monkeypatch.setattr(pool, "_pause", lambda *_: True)
+        config = load_config(tmp_path / "config.toml")
+        answer = rlm.ask(QUESTION, [tmp_path / "log.txt"], config=config, pool=pool, journal=tmp_path / "run.jsonl")
+    server.stop()
+    assert (answer.text, answer.complete, answer.why) == ("38 ms", True, "")
+    assert answer.malformed == (0 if not text.strip() else 1)
+    assert replay(tmp_path / "run.jsonl").equal

@@ -256,7 +256,7 @@ class RemoteChat:
             "json": "the server gives JSON, and is only asked to follow the schema",
             "none": "the server is only asked for JSON that follows the schema",
         }[self._means]
-        return Probe(_SUPPORT[self._means], f"{self._model}: {said}.", spent)
+        return Probe(_SUPPORT[self._means], f"{said}.", spent)
 
     def close(self) -> None:
         """Close the connections."""

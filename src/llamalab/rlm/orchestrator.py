@@ -14,6 +14,7 @@ from typing import Any
 from llamalab.errors import InputError
 from llamalab.rlm.allowance import Allowance, Before, allow
 from llamalab.rlm.answer import Route
+from llamalab.rlm.bounds import fitting
 from llamalab.rlm.budget import Budget
 from llamalab.rlm.compact import LINES_SHOWN
 from llamalab.rlm.conclude import NO_ANSWER, End, answered, conclude, given_up
@@ -44,6 +45,7 @@ from llamalab.rlm.text import Context
 from llamalab.rlm.tree import Said, Tree, ask_model
 
 _REPAIRS = 1  # turns in a row that may be no command, and be followed by another
+_SHOWN_BAD = 2000  # characters of a turn that was no command
 _REPEATS: Mapping[Protocol, int] = {"compact": 1, "full": 2}  # the same results, until only an answer is allowed
 _ABSENT = (NOT_FOUND, "not in the text")  # the second is what pico says of a passage
 
@@ -151,7 +153,7 @@ def _by_commands(here: Run, talk: Talk, max_turns: int | None) -> Generator[Even
             "root",
             talk.messages,
             may.tokens,
-            schema=schema_of(here, talk, ops),
+            schema=fitting(schema_of(here, talk, ops), may.tokens),
             fatal=not path,
         )
         if reply.why:
@@ -161,7 +163,9 @@ def _by_commands(here: Run, talk: Talk, max_turns: int | None) -> Generator[Even
         command = _read(here, reply.text)
         if isinstance(command, InputError):
             talk.malformed, talk.bad = talk.malformed + 1, talk.bad + 1
-            yield _turn(here, n, reply.text[:2000], reply, last, malformed=str(command))
+            # A provider that knows no end of a reply must not fill the window with it.
+            talk.messages[-1] = assistant_message(reply.text[:_SHOWN_BAD])
+            yield _turn(here, n, reply.text[:_SHOWN_BAD], reply, last, malformed=str(command))
             if last or talk.bad > _REPAIRS:
                 return given_up(talk, f"{f'{last}, and ' if last else ''}the root gave no valid command ({command})")
             yield Done(n, "", error=str(command), path=path)
