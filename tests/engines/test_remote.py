@@ -354,6 +354,12 @@ def test_an_answer_that_ran_out_of_tokens_says_so() -> None:
     assert (reply.text, reply.finish_reason, reply.usage.reasoning) == ("", "length", 4)
 
 
+def test_an_answer_without_end_is_cut_where_it_should_have_been() -> None:
+    with chat_server(ollama("x" * 1_000_000)) as (url, _):
+        reply = chat("ollama", url).chat(QUESTION, GREEDY)
+    assert (len(reply.text), reply.finish_reason) == (20 * 256, "length")
+
+
 @pytest.mark.parametrize(
     ("reason", "kind"), [("content_filter", ProviderError), ("insufficient_system_resource", ProviderUnavailable)]
 )

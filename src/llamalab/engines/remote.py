@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from llamalab.engine import (
@@ -39,6 +39,7 @@ _MEANS: Mapping[SchemaSupport, Means] = {support: means for means, support in _S
 
 _WRAPPING = 64, 16  # tokens that a template may put around a conversation, and around each message: on the safe side
 _SHORTEST = 0.75  # tokens for a word, at least
+_LONGEST_TOKEN = 256  # characters; vocabularies have tokens of up to 128 spaces
 _WORD = re.compile(r"[^\W\d_]+")
 
 _CANARY = "k7q"  # nobody would say it who is not made to
@@ -355,7 +356,8 @@ class RemoteChat:
             return Usage()
 
     def _reply(self, said: Said, asked: Asked, turns: list[dict[str, Any]], started: float, before: Usage) -> Reply:
-        text, mode = said.text, None
+        said, mode = _bounded(said, asked.params), None
+        text = said.text
         if not text.strip() and said.reason == "stop":
             raise ProviderUnavailable(f"{self.name} answers with an empty text.", usage=said.usage)
         if said.usage is not None and said.usage.fresh + said.usage.cached < _least_tokens(turns):
@@ -451,6 +453,13 @@ def open_remote(provider: str, model: str, options: Mapping[str, Any]) -> Remote
         if name not in OPTIONS:
             raise ConfigError(f"{provider}, which runs elsewhere, has no option {name!r}.{nearest(name, OPTIONS)}")
     return RemoteChat(provider, model, **options)
+
+
+def _bounded(said: Said, params: SamplingParams | None) -> Said:
+    """An answer no longer than was asked for, also from a server that knows no end."""
+    if params is None or params.max_tokens is None or len(said.text) <= params.max_tokens * _LONGEST_TOKEN:
+        return said
+    return replace(said, text=said.text[: params.max_tokens * _LONGEST_TOKEN], reason="length")
 
 
 def _least_tokens(turns: Sequence[Message]) -> int:
