@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -36,13 +37,12 @@ def test_the_order_is_that_of_nginx() -> None:
     assert [rotation.pick([0, 1, 2]) for _ in range(7)] == [0, 0, 1, 0, 2, 0, 0]
 
 
-@given(weights_of, st.data())
-def test_every_window_of_undisturbed_turns_is_exact_whatever_was_in_between(
-    weights: list[int], data: st.DataObject
-) -> None:
+@given(weights_of, st.integers(0, 2**32))
+def test_every_window_of_undisturbed_turns_is_exact_whatever_was_in_between(weights: list[int], seed: int) -> None:
     rotation, everybody, turns = Rotation(weights), all_of(weights), []
+    random = Random(seed)
     for _ in range(3 * sum(weights)):
-        some = data.draw(st.lists(st.sampled_from(everybody), unique=True, max_size=len(weights)).map(sorted))
+        some = [each for each in everybody if random.random() < 0.5]
         if some and some != everybody:
             assert rotation.pick(some) in some
         elif some:
