@@ -93,7 +93,9 @@ def test_the_rule_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.
     ]
 
 
-@pytest.mark.parametrize("module", ["llamalab", "llamalab.engine", "llamalab.cli", "llamalab.checkpoints.locate"])
+@pytest.mark.parametrize(
+    "module", ["llamalab", "llamalab.engine", "llamalab.cli", "llamalab.checkpoints.locate", "llamalab.rlm"]
+)
 def test_import_loads_no_runtime(module: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -6,8 +6,8 @@
         print(model.chat([{"role": "user", "content": "Repeat after me: blue harbor"}]).text)
 
 `load` gives an `Engine` (token ids in, token ids and log probabilities out), `chat_model` a `ChatModel` (messages in,
-text out), `TeacherForcing` the log probability of a response, `locate` the file behind a model's name. Importing this
-package loads no runtime: that happens on first use.
+text out), `TeacherForcing` the log probability of a response, `locate` the file behind a model's name, `rlm.ask` an
+answer over texts of any length. Importing this package loads no runtime: that happens on first use.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from llamalab import rlm as rlm
     from llamalab.chat import chat_model as chat_model
     from llamalab.checkpoints.locate import locate as locate
     from llamalab.engine import (
@@ -96,6 +97,7 @@ _HOME = {
     "StoreError": "llamalab.errors",
     "TemplateMissing": "llamalab.errors",
     "TokenBoundaryError": "llamalab.errors",
+    "rlm": "llamalab.rlm",
 }
 
 __all__ = [
@@ -135,6 +137,7 @@ __all__ = [
     "chat_model",
     "load",
     "locate",
+    "rlm",
 ]
 
 
@@ -142,7 +145,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name from its module on first use."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    module = importlib.import_module(_HOME[name])
+    value = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
     globals()[name] = value
     return value
 
