@@ -9,6 +9,9 @@ import yaml
 
 from llamalab.errors import ConfigError
 
+_MOST = 100_000  # settings
+_TOO_DEEP = "its settings stand in each other too deeply, or hold themselves. Write them out, a few levels deep."
+
 
 def read_settings(path: Path) -> Any:
     """What a YAML file holds.
@@ -19,6 +22,8 @@ def read_settings(path: Path) -> Any:
     text = _text(path)
     try:
         return yaml.load(text, _UniqueKeys)
+    except RecursionError:
+        raise ConfigError(f"{path}: {_TOO_DEEP}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {_at_line(error)}.") from error
 
@@ -31,14 +36,19 @@ def lines_of(path: Path) -> dict[str, int]:
     """
     lines: dict[str, int] = {}
     try:
-        root = yaml.compose(_text(path), yaml.SafeLoader)
+        _mark(yaml.compose(_text(path), yaml.SafeLoader), "", lines)
+    except RecursionError:
+        raise ConfigError(f"{path}: {_TOO_DEEP}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {_at_line(error)}.") from error
-    _mark(root, "", lines)
+    if len(lines) > _MOST:
+        raise ConfigError(f"{path} has more than {_MOST:,} settings, most by references. Write out what is meant.")
     return lines
 
 
 def _mark(node: Any, place: str, lines: dict[str, int]) -> None:
+    if len(lines) > _MOST:  # references to references: a few lines can stand for billions
+        return
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             name = f"{place}.{key.value}" if place else str(key.value)
