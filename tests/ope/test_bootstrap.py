@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import false_discovery_control
+from scipy.stats import false_discovery_control, ttest_1samp
 
 import llamalab.ope.bootstrap as module
 from llamalab.errors import ConfigError, InputError
@@ -157,7 +157,7 @@ def test_p_values_are_adjusted_by_benjamini_and_hochberg() -> None:
 
 def test_no_p_value_is_zero() -> None:
     values = np.column_stack([np.ones(99), np.zeros(99)])
-    replicates = Replicates(("a", "b"), {"snips": values}, {"snips": np.array([1.0, 0.0])}, "judge")
+    replicates = Replicates(("a", "b"), {"snips": values}, {"snips": np.array([1.0, 0.0])}, "judge", 99)
     (found,) = differences(replicates, "snips")
     assert found.p == pytest.approx(2 / 100)
 
@@ -173,3 +173,17 @@ def test_what_cannot_be_compared_is_refused() -> None:
         differences(replicates, "snips", level=95)
     with pytest.raises(ConfigError, match="at least 2 replicates"):
         bootstrap(STUDY, replicates=1)
+
+
+def test_few_prompts_are_held_against_a_t_distribution() -> None:
+    """Replicates of a few prompts that agree never cross 0; a t test knows how little that is."""
+    gaps = np.array([0.02, 0.11, 0.20])
+    weights = np.random.default_rng(3).standard_exponential((40_000, 3))
+    values = np.column_stack([weights @ gaps / weights.sum(axis=1), np.zeros(40_000)])
+    (found,) = differences(
+        Replicates(("a", "b"), {"snips": values}, {"snips": np.array([gaps.mean(), 0.0])}, "judge", 3), "snips"
+    )
+    expected = ttest_1samp(gaps, 0.0)
+    low, high = expected.confidence_interval(0.95)
+    assert found.p == pytest.approx(expected.pvalue, rel=0.03)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.006)

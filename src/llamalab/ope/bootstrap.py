@@ -9,15 +9,18 @@ B replicates (of one batch, inside).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.special import stdtr, stdtrit
 
 from llamalab.errors import ConfigError, InputError
 from llamalab.ope.estimators import ESTIMATORS, STACKED, Scale, check_names, points
+from llamalab.ope.intervals import FEW_PROMPTS
 from llamalab.ope.outcome import FreshDraws, Outcome, outcome_of
 from llamalab.ope.study import FloatArray, IntArray, Study
 from llamalab.ope.weights import mean_one_weights, project, raw_weights, score_groups
@@ -35,12 +38,14 @@ class Replicates:
         values: of each estimator, (B, P); NaN columns where it does not apply to a policy.
         points: of each estimator, (P,) the values on the data themselves.
         scale: "oracle" or "judge".
+        prompts: that have rows.
     """
 
     policies: tuple[str, ...]
     values: Mapping[str, FloatArray]
     points: Mapping[str, FloatArray]
     scale: Scale
+    prompts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,9 @@ class Difference:
         other: whose value is taken away.
         value: the difference on the data.
         se: its standard deviation over replicates.
-        low: lower percentile of the replicates.
+        low: lower percentile of the replicates; with few prompts, of a t distribution.
         high: upper percentile.
-        p: two-sided: twice the smaller share of replicates on one side of 0, never 0.
+        p: two-sided: twice the smaller share of replicates on one side of 0, never 0; with few prompts, of a t test.
         p_adjusted: p by Benjamini and Hochberg over all differences asked for together.
     """
 
@@ -131,7 +136,7 @@ def bootstrap(
         name: np.array([found[name, policy].value if (name, policy) in found else np.nan for policy in names])
         for name in estimators
     }
-    return Replicates(names, {name: joined[name] for name in estimators}, at, scale)
+    return Replicates(names, {name: joined[name] for name in estimators}, at, scale, len(np.unique(study.prompt)))
 
 
 def differences(
@@ -142,6 +147,9 @@ def differences(
     level: float = 0.95,
 ) -> tuple[Difference, ...]:
     """Paired differences between policies, with p values adjusted for their number.
+
+    With fewer than `FEW_PROMPTS` prompts, intervals and p are those of a t distribution: replicates of two prompts all
+    lie between two numbers, and would call any two that agree a proof.
 
     Args:
         replicates: of one joint bootstrap.
@@ -163,16 +171,12 @@ def differences(
     for name in (name for pair in pairs for name in pair if name not in column):
         raise InputError(f"There is no {estimator} value of {name!r}; there is one of {', '.join(column) or 'none'}.")
     gaps = [values[:, column[one]] - values[:, column[other]] for one, other in pairs]
-    p = np.array([_p_value(gap) for gap in gaps])
-    tails = (50 * (1 - level), 50 * (1 + level))
+    values_at = [float(points_P[column[one]] - points_P[column[other]]) for one, other in pairs]
+    spreads = [_spread(gap, value, replicates.prompts, level) for gap, value in zip(gaps, values_at, strict=True)]
+    p = np.array([spread.p for spread in spreads])
     found = []
-    for (one, other), gap, by_itself, adjusted in zip(pairs, gaps, p, benjamini_hochberg(p), strict=True):
-        value = float(points_P[column[one]] - points_P[column[other]])
-        low, high = np.percentile(gap, tails)
-        se = float(gap.std(ddof=1))
-        found.append(
-            Difference(estimator, one, other, value, se, float(low), float(high), float(by_itself), float(adjusted))
-        )
+    for (one, other), value, each, adjusted in zip(pairs, values_at, spreads, benjamini_hochberg(p), strict=True):
+        found.append(Difference(estimator, one, other, value, each.se, each.low, each.high, each.p, float(adjusted)))
     return tuple(found)
 
 
@@ -186,6 +190,32 @@ def benjamini_hochberg(p: FloatArray) -> FloatArray:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, np.minimum.accumulate(scaled))
     return adjusted
+
+
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """Of a difference: standard error, ends of the interval, p."""
+
+    se: float
+    low: float
+    high: float
+    p: float
+
+
+def _spread(gap: FloatArray, value: float, prompts: int, level: float) -> _Spread:
+    """What (B,) replicates say of a difference.
+
+    Weights of Exp(1) give a mean the variance sum (x - mean)^2 / (G (G + 1)), which is (G - 1) / (G + 1) of what it is.
+    """
+    se = float(gap.std(ddof=1))
+    if prompts >= FEW_PROMPTS or se == 0:
+        low, high = np.percentile(gap, (50 * (1 - level), 50 * (1 + level)))
+        return _Spread(se, float(low), float(high), _p_value(gap))
+    df = prompts - 1.0
+    se *= math.sqrt((prompts + 1) / df)
+    half = float(stdtrit(df, 0.5 + level / 2)) * se
+    p = max(float(2 * stdtr(df, -abs(value) / se)), 2 / (len(gap) + 1))
+    return _Spread(se, value - half, value + half, p)
 
 
 def _p_value(gap: FloatArray) -> float:
