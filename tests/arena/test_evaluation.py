@@ -10,7 +10,7 @@ import pytest
 
 from llamalab.arena.evaluation import evaluate
 from llamalab.arena.results import Results, Value
-from llamalab.arena.run_rows import RunRows
+from llamalab.arena.run_rows import ORACLE, RunRows
 from llamalab.errors import InputError
 from tests.arena.rows_cases import failing, made_rows
 
@@ -218,3 +218,60 @@ def test_order_of_rows_changes_no_value(rows: RunRows, results: Results) -> None
 def test_too_little_to_evaluate_is_said(rows: RunRows, change, message: str) -> None:
     with pytest.raises(InputError, match=message):
         evaluate(change(rows))
+
+
+def test_a_judge_that_fails_often_refuses_the_base_too(rows: RunRows) -> None:
+    base = evaluate(failing(rows, "judge", 3)).policy("p0")
+    assert (base.verdict.state, base.headline) == ("REFUSED", None)
+
+
+def test_an_oracle_that_fails_often_refuses_every_policy(rows: RunRows) -> None:
+    """What it fails on is no random few: the labels that are left are of other responses."""
+    labelled = [row.response_id for row in rows.rows if row.label is not None]
+    failed = {*labelled[: len(labelled) // 4]}
+    changed = tuple(
+        replace(row, label=None, errors={ORACLE: "function"}) if row.response_id in failed else row for row in rows.rows
+    )
+    found = evaluate(replace(rows, rows=changed))
+    assert {each.verdict.state for each in found.policies} == {"REFUSED"}
+    assert found.policy("near").failures == {"oracle: function": len(failed)}
+
+
+def test_one_label_that_failed_refuses_nobody(rows: RunRows) -> None:
+    at = next(at for at, row in enumerate(rows.rows) if row.label is not None)
+    lost = replace(rows.rows[at], label=None, errors={ORACLE: "function"})
+    found = evaluate(replace(rows, rows=(*rows.rows[:at], lost, *rows.rows[at + 1 :])))
+    assert found.policy("near").verdict.state == "SHOWN"
+
+
+def test_labels_and_their_probabilities_have_to_agree(rows: RunRows) -> None:
+    """A file that labels half the responses and says that each was sure to be labelled would count half of what it
+    corrects."""
+    sure = tuple(row if row.label is None else replace(row, probability=1.0) for row in rows.rows)
+    with pytest.raises(InputError, match=r"of 200 responses were labelled, .* about 200\. .*oracle\.fraction"):
+        evaluate(replace(rows, rows=sure))
+    stopped = tuple(row if at < 100 else replace(row, label=None, probability=None) for at, row in enumerate(rows.rows))
+    with pytest.raises(InputError, match="the step 'labels' was stopped"):
+        evaluate(replace(rows, rows=stopped))
+
+
+def test_an_oracle_without_a_label_is_no_judge_s_scale(rows: RunRows) -> None:
+    without = tuple(replace(row, label=None, probability=None) for row in rows.rows)
+    with pytest.raises(InputError, match=r"no response has a label of it\. Raise oracle\.fraction"):
+        evaluate(replace(rows, rows=without))
+
+
+def test_a_draw_that_cannot_be_scored_hides_no_bennett(rows: RunRows) -> None:
+    draws = tuple(
+        replace(draw, base=-40.0, target=None if at == 0 else -39.9) for at, draw in enumerate(rows.draws["near"])
+    )
+    diagnostics = evaluate(replace(rows, draws={"near": draws})).policy("near").diagnostics
+    assert diagnostics is not None
+    assert diagnostics.bennett_z is not None
+    assert diagnostics.failure_rate == pytest.approx(1 / len(draws))
+
+
+def test_outcomes_that_are_all_alike_are_said() -> None:
+    rows = made_rows(labels=0.0)
+    found = evaluate(replace(rows, rows=tuple(replace(row, judge=1.0) for row in rows.rows)))
+    assert any(note.startswith("All outcomes are 1,") for note in found.notes)

@@ -75,9 +75,11 @@ def test_a_response_that_could_not_be_written_is_a_failure_under_every_policy(fo
         ("judged.jsonl", 3, {"score": 1.5}, "line 3: the field 'score' is 1.5; it must be between 0 and 1"),
         ("labels.jsonl", 1, {"label": -1}, "line 1: the field 'label' is -1; it must be between 0 and 1"),
         ("labels.jsonl", 1, {"probability": 0}, "line 1: the field 'probability' is 0"),
+        ("labels.jsonl", 1, {"probability": 1e-300}, "line 1: the field 'probability' is 1e-300; .* at least 1e-06"),
         ("labels.jsonl", 1, {"probability": None}, "line 1: the field 'probability' must be a number, and is null"),
         ("responses.jsonl", 2, {"response_id": "r0"}, "line 2: the response_id 'r0' is that of line 1 too"),
         ("responses.jsonl", 2, {"logprob": 0.5}, "line 2: the field 'logprob' is 0.5; it must be at most 0"),
+        ("responses.jsonl", 2, {"logprob": -1e300}, "line 2: the field 'logprob' is -1e\\+300; no response"),
         ("prompts.jsonl", 2, {"prompt_id": "p0"}, "line 2: the prompt_id 'p0' is that of an earlier line too"),
         ("logprobs.jsonl", 2, {"policies": None}, "line 2: the field 'policies' must be an object"),
         (
@@ -112,3 +114,33 @@ def test_log_ratios_of_tokens_are_differences_token_by_token(folder: Path) -> No
     found = token_ratios(rows, {"near": {"r0", "r1", "r2"}, "far": {"r0"}})
     assert set(found) == {("near", "r0")}
     assert [(each.text, each.log_ratio) for each in found["near", "r0"]] == [("a", 0.5), ("b", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [("judged.jsonl", "response_id"), ("labels.jsonl", "response_id"), ("logprobs.jsonl", "id")]
+)
+def test_what_is_said_twice_of_a_response_is_refused(folder: Path, name: str, field: str) -> None:
+    path = folder / name
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[0]]))
+    with pytest.raises(InputError, match=rf"line {len(lines) + 1}: the {field} '.*' is that of line 1 too"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("truth.json", '{"p0": "high"}', "the field 'p0' must be a number"),
+        ("manifest.json", None, "the field 'estimators' is not as llamalab arena run writes it"),
+    ],
+)
+def test_a_file_that_was_changed_by_hand_is_named(folder: Path, name: str, content: str | None, message: str) -> None:
+    path = folder / name
+    if content is None:
+        manifest = json.loads(path.read_text())
+        manifest["config"]["estimators"] = {"names": ["snips"], "bar": 1}
+        content = json.dumps(manifest)
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as error:
+        read_run(folder)
+    assert str(path) in str(error.value)

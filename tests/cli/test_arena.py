@@ -77,7 +77,7 @@ def test_steps_and_what_is_left(cli: Cli, config: Path, tmp_path: Path) -> None:
         (("--num-prompts", "0"), "the command line, prompts.num: "),
         (("--only", "score"), "There is no step 'score'."),
         (("--only", "judge", "--from", "judge"), "not both"),
-        (("--prompts", "no.jsonl", "--judge", "exact_match"), "no such file"),
+        (("--prompts", "no.jsonl", "--judge", "exact_match"), "the command line, prompts.file: there is no file"),
     ],
 )
 def test_bad_input_is_one_paragraph_and_exit_code_2(
@@ -97,6 +97,15 @@ def test_a_config_or_folder_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
         assert (done.code, "cannot be read" in done.err) == (2, True)
     done = cli("arena", "report", str(tmp_path))
     assert (done.code, "is no run folder" in done.err) == (2, True)
+
+
+def test_a_folder_that_cannot_be_made_is_named(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = write_run(tmp_path / "run", made_rows(40))
+    done = cli("arena", "report", str(run), "--out", str(tmp_path / "file" / "out"))
+    assert done.code == 2
+    assert "The folder" in done.err
+    assert "cannot be made" in done.err
 
 
 def test_rows_go_into_cje_s_layout_and_come_back_from_it(cli: Cli, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from llamalab.ope.diagnostics import Diagnostics, diagnose
 from llamalab.ope.estimators import ESTIMATORS, Estimate
-from llamalab.ope.gates import MEANING, judge_gates
+from llamalab.ope.gates import MEANING, judge_base, judge_gates
 from llamalab.ope.study import Study
 
 RANGES = {"oracle": (0.0, 1.0), "judge": (0.0, 10.0)}
@@ -122,3 +122,18 @@ def test_the_remedy_for_too_few_rows_says_how_many(good: Diagnostics) -> None:
 
 def test_every_estimator_has_its_meaning() -> None:
     assert set(MEANING) == set(ESTIMATORS)
+
+
+def test_labels_that_carry_means_far_out_of_range_refuse(good: Diagnostics) -> None:
+    """One label with a tiny probability can put any number there."""
+    verdict = judge_gates(good, [ips(-38.0), ips(-38.2, name="snips")], RANGES)
+    assert verdict.state == "REFUSED"
+    assert "small probabilities" in verdict.reasons[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("rate", "mean", "state"),
+    [(0.01, 0.5, "SHOWN"), (0.02, 0.5, "REFUSED"), (0.0, 1.05, "SHOWN"), (0.0, -5.0, "REFUSED")],
+)
+def test_the_base_is_refused_for_failures_and_impossible_means(rate: float, mean: float, state: str) -> None:
+    assert judge_base(rate, mean, "oracle", RANGES["oracle"]).state == state

@@ -106,8 +106,8 @@ def _logged(line: Line, targets: Sequence[str], prompts: dict[str, str]) -> Logg
     others = sorted(set(under.fields) ^ set(targets))
     if others:
         line.refuse(f"the policy {others[0]!r} of 'target_policy_logprobs' is not in every line.")
-    found = {_BASE: line.number_or_none("base_policy_logprob", most=0.0)}
-    found |= {name: under.number_or_none(name, most=0.0) for name in targets}
+    found = {_BASE: line.logprob_or_none("base_policy_logprob")}
+    found |= {name: under.logprob_or_none(name) for name in targets}
     judge = line.number_or_none("judge_score")
     errors = {name: "missing" for name, value in found.items() if value is None}
     if judge is None:
@@ -149,7 +149,7 @@ def _range(values: Sequence[float | None]) -> tuple[float, float]:
     known = [value for value in values if value is not None]
     if not known or (min(known) >= _UNIT[0] and max(known) <= _UNIT[1]):
         return _UNIT
-    return min(known), max(known)
+    return min(known), max(known) if max(known) > min(known) else min(known) + 1.0
 
 
 def _notes(

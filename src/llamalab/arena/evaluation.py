@@ -13,12 +13,12 @@ from llamalab.arena.comparisons import compare
 from llamalab.arena.direct import direct_values, mean_of_draws
 from llamalab.arena.results import AACheck, HeavyRow, PolicyResult, Results, Role, Scale, Value
 from llamalab.arena.run_folder import token_ratios
-from llamalab.arena.run_rows import JUDGE, LoggedRow, RunRows
+from llamalab.arena.run_rows import JUDGE, ORACLE, LoggedRow, RunRows
 from llamalab.arena.studies import Studies
 from llamalab.arena.weight_pictures import calibration_curve, weight_pictures
 from llamalab.ope.diagnostics import Diagnostics, diagnose
 from llamalab.ope.estimators import Estimate, estimate
-from llamalab.ope.gates import Verdict, judge_gates
+from llamalab.ope.gates import Verdict, judge_base, judge_gates
 from llamalab.ope.study import Study
 from llamalab.ope.weights import mean_one_weights
 
@@ -49,7 +49,7 @@ def evaluate(rows: RunRows, *, created: str = "") -> Results:
     found = _estimates(study, study_of.used, _names(rows), scale, rows)
     direct = direct_values(rows, study_of.kept, settings.level) if settings.direct and scale == "oracle" else {}
     heaviest = _heaviest(rows, study_of.kept, study)
-    policies = [_base_result(rows, study, scale)]
+    policies = [_base_result(rows, study, scale, study_of.failure_rate(rows.base))]
     for name in rows.targets:
         own = study if name in study_of.used else study_of.alone(name)
         estimates = [each for each in found if each.policy == name]
@@ -118,14 +118,15 @@ def _with_base(study: Study, base: str) -> Study:
     return replace(study, log_ratio={base: np.zeros(study.n), **study.log_ratio})
 
 
-def _base_result(rows: RunRows, study: Study, scale: Scale) -> PolicyResult:
+def _base_result(rows: RunRows, study: Study, scale: Scale, failure_rate: float) -> PolicyResult:
     found = _estimates(_with_base(study, rows.base), [rows.base], ["snips"], scale, rows)
     values = tuple(replace(_value(each), estimator="mean") for each in found)
+    verdict = judge_base(failure_rate, found[0].value, scale, _ranges(rows)[scale])
     return PolicyResult(
         name=rows.base,
         role="base",
-        verdict=Verdict("SHOWN"),
-        headline=values[0],
+        verdict=verdict,
+        headline=values[0] if verdict.state == "SHOWN" else None,
         values=values,
         failures=_failures(rows, rows.base),
         facts=rows.policy_facts.get(rows.base, {}),
@@ -200,12 +201,14 @@ def _failures(rows: RunRows, name: str) -> dict[str, int]:
     """Rows without a number under a policy, by type of error; the judge's too."""
     counts = Counter(row.errors[name] for row in rows.rows if name in row.errors)
     counts.update(f"judge: {row.errors[JUDGE]}" for row in rows.rows if JUDGE in row.errors)
+    counts.update(f"oracle: {row.errors[ORACLE]}" for row in rows.rows if ORACLE in row.errors)
     counts.update(f"draw: {draw.error}" for draw in rows.draws.get(name, ()) if draw.error)
     return dict(counts)
 
 
 def _notes(rows: RunRows, studies: Studies, scale: Scale, aa: AACheck | None, direct: bool) -> list[str]:
     notes = []
+    study = studies.common
     left = len(rows.rows) - len(studies.kept)
     if left:
         notes.append(f"{left:,} of {len(rows.rows):,} rows have no number somewhere and are left out for every policy.")
@@ -214,6 +217,12 @@ def _notes(rows: RunRows, studies: Studies, scale: Scale, aa: AACheck | None, di
     elif scale == "judge":
         notes.append(
             "The labelled rows were chosen by hand; nothing is calibrated on them, and values are judge scores."
+        )
+    outcomes = study.label[study.labelled] if scale == "oracle" else study.judge
+    if np.ptp(outcomes) == 0:
+        notes.append(
+            f"All outcomes are {outcomes[0]:g}, so nothing says how much they vary: intervals are too short, and what "
+            "does not differ here may differ in other responses."
         )
     if aa is not None and aa.state == "FAILED":
         notes.append(f"The A/A check failed: what {aa.policy} shows holds for the weights of every other policy too.")

@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 
 from llamalab.errors import InputError
 
+LEAST_LOGPROB = -1e9
+"""Nats. No response is long enough for less, and squares of it are finite."""
+
 _MARK = b"\xef\xbb\xbf"  # byte order mark
 
 
@@ -55,6 +58,13 @@ class Line:
         value = self.number_or_none(name, least, most)
         if value is None:
             self.refuse(f"the field '{name}' must be a number, and {_found(self.fields, name)}.")
+        return value
+
+    def logprob_or_none(self, name: str) -> float | None:
+        """A field that must be a log probability, or null, or absent."""
+        value = self.number_or_none(name, most=0.0)
+        if value is not None and value < LEAST_LOGPROB:
+            self.refuse(f"the field '{name}' is {value:g}; no response has a log probability below {LEAST_LOGPROB:g}.")
         return value
 
     def object(self, name: str) -> Mapping[str, Any]:

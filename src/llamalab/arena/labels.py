@@ -14,6 +14,7 @@ from typing import Any
 from llamalab.arena.judges import Judged, ToJudge, open_judge
 from llamalab.arena.settings import OracleSettings
 from llamalab.errors import InputError
+from llamalab.ope.study import LEAST_LABEL_PROBABILITY
 
 
 def label(
@@ -134,8 +135,11 @@ def _read(lines: Iterable[str], path: str, names: _Names, settings: OracleSettin
         if not low <= value <= high:
             raise InputError(f"{where}: the label {value:g} is not between {low:g} and {high:g}, the range in oracle.")
         chance = _number(row.get("probability", settings.fraction), "probability", where)
-        if not 0 < chance <= 1:
-            raise InputError(f"{where}: the probability {chance:g} of being labelled is not above 0 and at most 1.")
+        if not LEAST_LABEL_PROBABILITY <= chance <= 1:
+            raise InputError(
+                f"{where}: the probability {chance:g} of being labelled is not between {LEAST_LABEL_PROBABILITY:g} and "
+                "1. Give the one with which the response was drawn."
+            )
         found[id] = {"label": value, "probability": chance}
     if not found:
         raise InputError(f"{path} holds no label. Leave the oracle out: values then stand on the judge's scale.")

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from llamalab.arena.prompt_files import is_missing
 from llamalab.arena.settings import ArenaConfig, JudgeSettings
 from llamalab.errors import ConfigError, LlamalabError
 
@@ -35,9 +36,12 @@ def check(config: ArenaConfig) -> None:
     _check_models(config)
     _check_functions(config)
     oracle = None if config.oracle is None else config.oracle.file
+    if is_missing(config.prompts.source):
+        place = config.at("prompts.file")
+        raise ConfigError(f"{place}: there is no file {config.prompts.source}. Name one that is there.")
     for place, path in (("responses.file", config.responses.file), ("oracle.file", oracle)):
         if path is not None and not path.is_file():
-            raise ConfigError(f"{config.at(place)}: there is no file {path}.")
+            raise ConfigError(f"{config.at(place)}: there is no file {path}. Name one that is there.")
 
 
 def check_references(config: ArenaConfig, prompts: Mapping[str, Mapping[str, Any]]) -> None:

@@ -33,12 +33,18 @@ def rows_of(source: str, split: str) -> Iterator[tuple[Place, Mapping[str, Any]]
         ConfigError: Parquet, and its library is not installed.
     """
     path = Path(source).expanduser()
+    if is_missing(source):
+        raise InputError(f"The prompts {source} cannot be read: there is no such file.")
     if not path.exists():
-        if not _DATASET.fullmatch(source) or path.suffix.lower() in SUFFIXES:
-            raise InputError(f"The prompts {source} cannot be read: there is no such file.")
         path = _downloaded(source)
     for file in [path] if path.is_file() else _files(path, split):
         yield from _rows(file)
+
+
+def is_missing(source: str) -> bool:
+    """Whether a source is no file that is there, and no data set's id either."""
+    path = Path(source).expanduser()
+    return not path.exists() and (not _DATASET.fullmatch(source) or path.suffix.lower() in SUFFIXES)
 
 
 def _rows(file: Path) -> Iterator[tuple[Place, Mapping[str, Any]]]:

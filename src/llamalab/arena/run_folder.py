@@ -10,9 +10,13 @@ from typing import Any, TypeAlias
 from llamalab.arena.cje_format import LOGGED, read_cje
 from llamalab.arena.jsonl import Line, read_lines, read_object
 from llamalab.arena.results import TokenRatio
-from llamalab.arena.run_rows import JUDGE, DrawRow, LoggedRow, RunRows
+from llamalab.arena.run_rows import JUDGE, ORACLE, DrawRow, LoggedRow, RunRows
 from llamalab.arena.settings import EstimatorSettings
 from llamalab.errors import InputError
+from llamalab.ope.study import LEAST_LABEL_PROBABILITY
+
+_Labelled: TypeAlias = tuple[float | str, float]
+"""Label, or the type of the error that stands there instead; and the probability of having been labelled."""
 
 _Scored: TypeAlias = tuple[float, int] | str
 """Log probability in nats and number of tokens; or the type of the error that stands there instead."""
@@ -86,7 +90,6 @@ def _read_folder(folder: Path) -> RunRows:
     labels = _labels(folder, outcome_range)
     scores = _scores(folder / "logprobs.jsonl", (base, *targets))
     rows = tuple(_logged(folder, (base, *targets), scores, judged, labels))
-    estimators = config.fields.get("estimators") or {}
     truth = folder / "truth.json"
     aa = folder / "aa.json"
     return RunRows(
@@ -101,8 +104,8 @@ def _read_folder(folder: Path) -> RunRows:
         judge_range=judge_range,
         outcome_range=outcome_range,
         random_labels=oracle is None or bool(oracle.fields.get("random", True)),
-        settings=EstimatorSettings(**{**estimators, "names": tuple(estimators["names"])} if estimators else {}),
-        truth={str(name): float(value) for name, value in read_object(truth).items()} if truth.is_file() else None,
+        settings=_settings(config),
+        truth=_truth(Line(truth, 1, read_object(truth))) if truth.is_file() else None,
         policy_facts=_texts_by_name(manifest.get("policy_facts")),
         facts=_texts(manifest.get("facts")),
         commands=tuple(map(str, manifest.get("commands", ()))),
@@ -111,12 +114,24 @@ def _read_folder(folder: Path) -> RunRows:
     )
 
 
+def _settings(config: Line) -> EstimatorSettings:
+    given = config.fields.get("estimators") or {}
+    try:
+        return EstimatorSettings(**{**given, "names": tuple(given["names"])} if given else {})
+    except (TypeError, KeyError) as error:
+        config.refuse(f"the field 'estimators' is not as llamalab arena run writes it: {error}.")
+
+
+def _truth(line: Line) -> dict[str, float]:
+    return {name: line.real(name) for name in line.fields}
+
+
 def _logged(
     folder: Path,
     policies: tuple[str, ...],
     scores: Mapping[str, Mapping[str, _Scored]],
     judged: Mapping[str, float | str],
-    labels: Mapping[str, tuple[float, float]],
+    labels: Mapping[str, _Labelled],
 ) -> Iterator[LoggedRow]:
     for line in _responses(folder / "responses.jsonl"):
         id = line.text("response_id")
@@ -133,15 +148,17 @@ def _logged(
         if isinstance(judge, str):
             errors[JUDGE] = judge
         label, probability = labels.get(id, (None, None))
+        if isinstance(label, str):
+            errors[ORACLE] = label
         yield LoggedRow(
             response_id=id,
             prompt_id=line.text("prompt_id"),
             response="" if unwritten else line.text("response"),
             logprobs=logprobs,
             judge=None if isinstance(judge, str) else judge,
-            label=label,
+            label=None if isinstance(label, str) else label,
             probability=probability,
-            generation=line.number_or_none("logprob", most=0.0),
+            generation=line.logprob_or_none("logprob"),
             lengths=lengths,
             errors=errors,
         )
@@ -152,7 +169,7 @@ def _draws(
     base: str,
     policy: str,
     judged: Mapping[str, float | str],
-    labels: Mapping[str, tuple[float, float]],
+    labels: Mapping[str, _Labelled],
 ) -> Iterator[DrawRow]:
     path = folder / "draws" / f"{policy}.jsonl"
     if not path.is_file():
@@ -170,7 +187,7 @@ def _draws(
             judge=None if isinstance(judge, str) else judge,
             base=under[0],
             target=under[1],
-            label=labels.get(id, (None, None))[0],
+            label=label if isinstance(label := labels.get(id, (None,))[0], float) else None,
             error=judge if isinstance(judge, str) else None,
             response="" if unwritten else line.text("response"),
         )
@@ -178,20 +195,24 @@ def _draws(
 
 def _responses(path: Path) -> Iterator[Line]:
     """Lines of a file of responses; an id that comes twice is a fault."""
+    for _, line in _by_id(path, "response_id"):
+        yield line
+
+
+def _by_id(path: Path, field: str) -> Iterator[tuple[str, Line]]:
+    """Lines with their ids; of two that say something of one response, nobody knows which is right."""
     seen: dict[str, int] = {}
     for line in read_lines(path):
-        first = seen.setdefault(line.text("response_id"), line.number)
+        id = line.text(field)
+        first = seen.setdefault(id, line.number)
         if first != line.number:
-            line.refuse(f"the response_id {line.text('response_id')!r} is that of line {first} too.")
-        yield line
+            line.refuse(f"the {field} {id!r} is that of line {first} too. Take one of the lines out.")
+        yield id, line
 
 
 def _scores(path: Path, policies: Sequence[str]) -> dict[str, dict[str, _Scored]]:
     """Of each response under each policy; the tokens, which are most of the file, are not kept."""
-    return {
-        str(line.fields.get("id")): {name: _scored(line.part("policies"), name) for name in policies}
-        for line in read_lines(path)
-    }
+    return {id: {name: _scored(line.part("policies"), name) for name in policies} for id, line in _by_id(path, "id")}
 
 
 def _scored(line: Line, policy: str) -> _Scored:
@@ -203,31 +224,33 @@ def _scored(line: Line, policy: str) -> _Scored:
     tokens = int(value.fields.get("n_tokens") or 0)
     if value.fields.get("out_of_support"):
         return -math.inf, tokens
-    return value.real("logprob", most=0.0), tokens
+    found = value.logprob_or_none("logprob")
+    return value.real("logprob") if found is None else found, tokens
 
 
 def _judged(folder: Path, judge_range: tuple[float, float]) -> dict[str, float | str]:
     """Score by response id, or the type of the error."""
     found: dict[str, float | str] = {}
-    for line in read_lines(folder / "judged.jsonl"):
+    for id, line in _by_id(folder / "judged.jsonl", "response_id"):
         error = line.fields.get("error")
-        found[line.text("response_id")] = str(error) if error else line.real("score", *judge_range)
+        found[id] = str(error) if error else line.real("score", *judge_range)
     return found
 
 
-def _labels(folder: Path, outcome_range: tuple[float, float] | None) -> dict[str, tuple[float, float]]:
-    """(label, probability of having been labelled) by response id."""
+def _labels(folder: Path, outcome_range: tuple[float, float] | None) -> dict[str, _Labelled]:
+    """By response id."""
     path = folder / "labels.jsonl"
     if outcome_range is None or not path.is_file():
         return {}
-    found = {}
-    for line in read_lines(path):
-        if line.fields.get("error"):
-            continue
-        probability = line.real("probability", 0.0, 1.0)
-        if probability == 0.0:
-            line.refuse("the field 'probability' is 0; a labelled row had a chance to be labelled.")
-        found[line.text("response_id")] = line.real("label", *outcome_range), probability
+    found: dict[str, _Labelled] = {}
+    for id, line in _by_id(path, "response_id"):
+        error, probability = line.fields.get("error"), line.real("probability", 0.0, 1.0)
+        if probability < LEAST_LABEL_PROBABILITY:
+            line.refuse(
+                f"the field 'probability' is {probability:g}; a labelled row had a chance of at least "
+                f"{LEAST_LABEL_PROBABILITY:g} to be labelled."
+            )
+        found[id] = str(error) if error else line.real("label", *outcome_range), probability
     return found
 
 

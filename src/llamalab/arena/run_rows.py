@@ -12,6 +12,9 @@ from llamalab.arena.settings import EstimatorSettings
 JUDGE = "judge"
 """In `errors`, where policies' names stand otherwise: the judge's."""
 
+ORACLE = ":oracle"
+"""The same: the oracle's, for a row that it was asked about. No policy has such a name."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoggedRow:
@@ -27,7 +30,7 @@ class LoggedRow:
         probability: of having been labelled; None: not known.
         generation: its log probability when it was written, nats; None: not known.
         lengths: tokens, by policy.
-        errors: types, by policy that has no number, or `JUDGE`.
+        errors: types, by policy that has no number, or `JUDGE` or `ORACLE`.
     """
 
     response_id: str

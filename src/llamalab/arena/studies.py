@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from llamalab.arena.run_rows import LoggedRow, RunRows
+from llamalab.arena.run_rows import JUDGE, ORACLE, LoggedRow, RunRows
 from llamalab.errors import InputError
 from llamalab.ope.gates import FAILURES_REFUSED
 from llamalab.ope.study import Draws, FloatArray, Study
+
+_LABELS_OFF = 6.0
+"""Standard errors by which the number of labels may be off: of a random draw it is so once in a billion times."""
 
 
 class Studies:
@@ -27,7 +31,16 @@ class Studies:
         self.used = tuple(name for name in rows.targets if self._own[name] <= FAILURES_REFUSED)
         self.kept = tuple(row for row in scored if all(name in row.logprobs for name in self.used))
         if not self.kept:
-            raise InputError(f"{rows.folder}: no row has both a log probability under {rows.base} and a judge score.")
+            raise InputError(
+                f"{rows.folder}: no row has both a log probability under {rows.base} and a judge score"
+                f"{_what_failed(rows)}. Mend the cause and run the step anew with --force."
+            )
+        if len({row.prompt_id for row in self.kept}) < 2:
+            raise InputError(
+                f"{rows.folder}: the {len(self.kept):,} of {len(rows.rows):,} responses that have all their numbers"
+                f"{_what_failed(rows)} belong to one prompt, so nothing says how much prompts differ. Add prompts."
+            )
+        _check_labels(rows)
         self.common = _study(rows, self.kept, self.used)
 
     def alone(self, name: str) -> Study:
@@ -38,11 +51,13 @@ class Studies:
         return _study(self.rows, kept, (name,))
 
     def failure_rate(self, name: str) -> float:
-        """Share of logged rows, or of fresh draws if that is more, that are not in the study of a policy."""
+        """Share of logged rows, or of fresh draws or due labels if that is more, that a policy's study lacks."""
         left = len(self.rows.rows) - len(self.kept)
-        lost = left / len(self.rows.rows) if name in self.used else self._lost + self._own[name]
+        lost = left / len(self.rows.rows) if name in (self.rows.base, *self.used) else self._lost + self._own[name]
         draws = self.rows.draws.get(name, ())
-        return max(lost, sum(draw.judge is None for draw in draws) / len(draws) if draws else 0.0)
+        scored = _scored(self.rows, name)
+        fresh = sum(draw.judge is None or (scored and None in (draw.base, draw.target)) for draw in draws)
+        return max(lost, fresh / len(draws) if draws else 0.0, _labels_lost(self.rows))
 
     def surprisal(self, name: str, study: Study) -> FloatArray | None:
         """(n,) nats per token under a policy; None where lengths are not known."""
@@ -78,14 +93,67 @@ def _study(rows: RunRows, kept: Sequence[LoggedRow], policies: Sequence[str]) ->
 
 
 def _drawn(rows: RunRows, name: str, code: Mapping[str, int]) -> Draws | None:
-    """Fresh draws with a score, of prompts that have a logged response."""
-    found = [draw for draw in rows.draws.get(name, ()) if draw.judge is not None and draw.prompt_id in code]
+    """Fresh draws with a score, of prompts that have a logged response; if draws were scored under both policies, only
+    those that have both log probabilities, so that one failure does not hide what the others say."""
+    scored = _scored(rows, name)
+    found = [
+        draw
+        for draw in rows.draws.get(name, ())
+        if draw.judge is not None and draw.prompt_id in code and not (scored and None in (draw.base, draw.target))
+    ]
     if not found:
         return None
     base, target = ([getattr(draw, side) for draw in found] for side in ("base", "target"))
-    scored = None not in base and None not in target
     return Draws(
         prompt=np.array([code[draw.prompt_id] for draw in found]),
         judge=np.array([draw.judge for draw in found], dtype=np.float64),
         log_ratio=np.array(target) - np.array(base) if scored else None,
     )
+
+
+def _scored(rows: RunRows, name: str) -> bool:
+    """Whether any fresh draw of a policy was scored under both policies."""
+    return any(None not in (draw.base, draw.target) for draw in rows.draws.get(name, ()))
+
+
+def _labels_lost(rows: RunRows) -> float:
+    """Share of the rows that the oracle was asked about and gave no label for."""
+    failed = sum(ORACLE in row.errors for row in rows.rows)
+    return failed / (failed + sum(row.label is not None for row in rows.rows)) if failed else 0.0
+
+
+def _check_labels(rows: RunRows) -> None:
+    """See that there are as many labels as their probabilities make likely: each weighs one over its own.
+
+    Raises:
+        InputError: there are none, though there is an oracle, or far too few or too many.
+    """
+    if rows.outcome_range is None or not rows.random_labels:
+        return
+    drawn = [row.probability or 1.0 for row in rows.rows if row.label is not None or ORACLE in row.errors]
+    if all(row.label is None for row in rows.rows):
+        raise InputError(
+            f"{rows.folder}: there is an oracle, but no response has a label of it{_what_failed(rows)}. Raise "
+            "oracle.fraction, mend what fails, or leave the oracle out: values then stand on the judge's scale."
+        )
+    if len({row.prompt_id for row in rows.rows if row.label is not None}) < 2:
+        return  # which the calibration refuses
+    written = sum(bool(row.response) or row.probability is not None for row in rows.rows)
+    found = sum(1 / each for each in drawn)
+    error = math.sqrt(sum((1 - each) / each**2 for each in drawn))
+    if abs(found - written) > max(_LABELS_OFF * error, 1e-6 * written):
+        raise InputError(
+            f"{rows.folder}: {len(drawn):,} of {written:,} responses were labelled, and their probabilities say about "
+            f"{len(drawn) * written / found:,.0f}. If the step 'labels' was stopped, run it to its end; of labels in a "
+            "file, give oracle.fraction (or 'probability' in each line) as the responses were drawn; if somebody chose "
+            "them, set oracle.random to false."
+        )
+
+
+def _what_failed(rows: RunRows) -> str:
+    """The commonest errors, for a message."""
+    found: Counter[str] = Counter()
+    for row in rows.rows:
+        words = {JUDGE: "the judge", ORACLE: "the oracle"}
+        found.update(f"{words.get(name, name)}: {error}" for name, error in row.errors.items())
+    return f" ({'; '.join(f'{what}, {count:,} times' for what, count in found.most_common(3))})" if found else ""

@@ -174,7 +174,10 @@ def report(
     if cje is not None:
         write_cje(rows, cje.expanduser())
     target = out or (folder if (folder / "manifest.json").is_file() else Path("arena_report"))
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {target} cannot be made: {error.strerror or error}. Name another.") from error
     results = evaluate(rows)
     write_results(results, target / "results.json")
     write_report(results, target / "report.html")
@@ -225,7 +228,7 @@ def _row(policy: PolicyResult, *, truth: bool) -> list[str]:
 
 def _looked_at(policy: PolicyResult) -> str:
     """The weighted means of judge scores, and the mean of fresh draws, which show why nothing is quoted."""
-    names = {"snips": "SNIPS", "ips": "raw IPS", "draws": "fresh draws"}
+    names = {"mean": "mean", "snips": "SNIPS", "ips": "raw IPS", "draws": "fresh draws"}
     found = {each.estimator: each.value for each in policy.values if each.scale == "judge" and each.value is not None}
     return ", ".join(f"{word} {found[name]:.3g}" for name, word in names.items() if name in found) or "none"
 

@@ -48,7 +48,8 @@ class Diagnostics:
         bennett_z: E_base[w/(1+w)] - E_target[1/(1+w)] over its standard error; 0 in expectation (Bennett 1976).
         typicality: share of logged rows whose surprisal per token under the target is at most its weighted 90%
             quantile.
-        failure_rate: share of logged rows that have no log probability or no judge score.
+        failure_rate: share of logged rows that have no log probability or no judge score; of rows drawn to be labelled
+            that have no label, or of fresh draws without a score, if that is more.
     """
 
     policy: str

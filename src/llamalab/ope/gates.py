@@ -30,7 +30,7 @@ N_ESS_CAUTION = 30.0
 """The same below which nothing is said."""
 
 FAILURES_REFUSED = 0.01
-"""Share of rows without a number above which it is refused: responses that cannot be scored are not a random few."""
+"""Share of rows without a number, or of labels that failed, above which it is refused: they are not a random few."""
 
 Z_REFUSED = 3.0
 """Standard errors by which what must be 1 (mean weight) or 0 (Bennett's identity) may be off."""
@@ -51,6 +51,7 @@ MEANING: Mapping[str, str] = {
 """What the gates mean for each estimator."""
 
 _ROUNDING = 1e-9  # of the range
+_LABELS = 0.1  # of the range: how far labels near its end can move a mean out of it
 
 _ORDER: Mapping[State, int] = {"SHOWN": 0, "CAUTION": 1, "REFUSED": 2}
 
@@ -100,13 +101,22 @@ def judge_gates(
     found = [
         *_ess(diagnostics),
         *_raw_ips(diagnostics, estimates, ranges),
-        *_failures(diagnostics),
+        *_failures(diagnostics.failure_rate),
         *_identities(diagnostics),
     ]
     if not found:
         return Verdict("SHOWN")
     found.sort(key=lambda each: -_ORDER[each[0]])
     return Verdict(found[0][0], tuple(reason for _, reason in found))
+
+
+def judge_base(failure_rate: float, mean: float, scale: str, limits: tuple[float, float]) -> Verdict:
+    """Whether the base's own mean may be shown: nothing is weighed, but rows and labels can fail there too."""
+    found = [reason for _, reason in _failures(failure_rate)]
+    low, high = limits
+    if max(low - mean, mean - high) > _LABELS * (high - low):
+        found.append(_outside(mean, scale, low, high))
+    return Verdict("REFUSED", tuple(found)) if found else Verdict("SHOWN")
 
 
 def _ess(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
@@ -134,7 +144,7 @@ def _ess(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
 def _raw_ips(
     diagnostics: Diagnostics, estimates: Sequence[Estimate], ranges: Mapping[str, tuple[float, float]]
 ) -> list[tuple[State, Reason]]:
-    """Not refused where SNIPS is outside on the same side: then labels near the end of the range did it."""
+    """Not refused where SNIPS is a little outside on the same side: then labels near the end of the range did it."""
     found: list[tuple[State, Reason]] = []
     own = [each for each in estimates if each.policy == diagnostics.policy]
     snips = {each.scale: each.value for each in own if each.estimator == "snips"}
@@ -144,7 +154,11 @@ def _raw_ips(
         if estimate.estimator != "ips" or low - slack <= estimate.value <= high + slack:
             continue
         weighted = snips.get(estimate.scale, low)
-        if (estimate.value > high and weighted > high) or (estimate.value < low and weighted < low):
+        beyond = weighted - high if estimate.value > high else low - weighted
+        if 0 < beyond <= _LABELS * (high - low):
+            continue
+        if beyond > 0:
+            found.append(("REFUSED", _outside(weighted, estimate.scale, low, high)))
             continue
         sentence = (
             f"The raw weighted mean is {estimate.value:.3g} on the {estimate.scale}'s scale, where {low:g} to {high:g} "
@@ -156,13 +170,22 @@ def _raw_ips(
     return found[:1]
 
 
-def _failures(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
-    rate = diagnostics.failure_rate
+def _outside(mean: float, scale: str, low: float, high: float) -> Reason:
+    """Of a mean that no weights explain: on the judge's scale there is none, for it is a mean of scores."""
+    sentence = (
+        f"The mean is {mean:.3g} on the {scale}'s scale, where {low:g} to {high:g} is possible: a few labels with "
+        "small probabilities outweigh all others."
+    )
+    remedy = "Check the probabilities of the labels, or label more rows, with probabilities nearer each other."
+    return Reason("raw_ips", mean, high if mean > high else low, sentence, remedy)
+
+
+def _failures(rate: float) -> list[tuple[State, Reason]]:
     if rate <= FAILURES_REFUSED:
         return []
     sentence = (
-        f"{_percent(rate)} of the rows have no log probability or no judge score; above {_percent(FAILURES_REFUSED)} "
-        "what is left is another population."
+        f"{_percent(rate)} of the rows lack a log probability, a judge score or a label that was due; above "
+        f"{_percent(FAILURES_REFUSED)} what is left is another population."
     )
     remedy = "See the types of errors in the report, mend their cause and run again: rows that are done are kept."
     return [("REFUSED", Reason("failures", rate, FAILURES_REFUSED, sentence, remedy))]

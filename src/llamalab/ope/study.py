@@ -17,6 +17,9 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+LEAST_LABEL_PROBABILITY = 1e-6
+"""Of being labelled. One label weighs one over it: below, that label would decide every estimate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draws:
@@ -89,12 +92,12 @@ class Study:
         _check_codes(self.prompt, self.n_prompts, "response")
         _check_range("judge score", self.judge, self.judge_range, "judge")
         _check_range("label", self.label[self.labelled], self.outcome_range, "oracle", np.flatnonzero(self.labelled))
-        wrong = ~((self.label_probability > 0) & (self.label_probability <= 1))
+        wrong = ~((self.label_probability >= LEAST_LABEL_PROBABILITY) & (self.label_probability <= 1))
         if wrong.any():
             row = int(np.argmax(wrong))
             raise InputError(
-                f"Row {row} has the label probability {self.label_probability[row]}; it must be above 0 and at most 1: "
-                "the probability with which the row was chosen to be labelled."
+                f"Row {row} has the label probability {self.label_probability[row]}; it must lie between "
+                f"{LEAST_LABEL_PROBABILITY:g} and 1: the probability with which the row was chosen to be labelled."
             )
         for name, log_ratio in self.log_ratio.items():
             _check_log_ratio(name, log_ratio, "response")

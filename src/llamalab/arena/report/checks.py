@@ -123,7 +123,8 @@ _KINDS = (
     _Kind(
         "Rows without a number",
         "failures",
-        "Share of logged rows without a log probability or a judge score. None is left out for one policy alone.",
+        "Share of logged rows without a log probability or a judge score, or of labels or fresh draws that failed, if "
+        "that is more. None is left out for one policy alone.",
         f"Above {percent(gates.FAILURES_REFUSED)}: refused.",
         lambda found: percent(found.failure_rate),
     ),
