@@ -258,6 +258,18 @@ MISTAKES = {
     "a schema that is not there": (TWO + "responses: {schema: no.json}\n", "line 4, responses.schema: ", "JSON schema"),
     "a name given twice": (TWO + "base: p0\nbase: hot\n", "", "line 5: 'base' is given twice"),
     "no YAML": ("policies: [\n", "", "not valid YAML: line"),
+    "a setting that holds itself": ("policies: &p\n  p0: *p\n", "", "too deeply, or hold themselves"),
+    "settings without end": ("policies: " + "[" * 3000 + "]" * 3000, "", "too deeply"),
+    "references to references": (
+        "n0: &n0 [x]\n" + "".join(f"n{at}: &n{at} [{', '.join([f'*n{at - 1}'] * 10)}]\n" for at in range(1, 10)),
+        "",
+        "more than 100,000 settings",
+    ),
+    "a range beyond numbers": (
+        TWO + "judge: {kind: 'python:a.b', range: [-1e308, 1e308]}\n".replace("1e308", "1.0e+308"),
+        "line 4, judge.range",
+        "Change the unit",
+    ),
     "no settings": ("- a\n", "", "holds no settings"),
 }
 

@@ -167,6 +167,7 @@ def test_a_function_gets_prompt_response_and_row(tmp_path: Path, body: str, expe
     [
         ("return 1 / 0", "function"),
         ("return None", "function"),
+        ("raise SystemExit(0)", "function"),
         ("return 'good'", "function"),
         ("return float('nan')", "out_of_range"),
         ("return 1.5", "out_of_range"),

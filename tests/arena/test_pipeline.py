@@ -288,6 +288,24 @@ def test_steps_alone_say_what_is_missing(tmp_path: Path, tiny_gguf: Path) -> Non
         run(config, only="judge", from_="judge")
 
 
+@pytest.mark.parametrize(
+    ("section", "step"),
+    [
+        ({"judge": "{kind: 'python:judge.length', range: [0, 5]}"}, "judge"),
+        ({"oracle": "{judge: {kind: 'python:judge.length', range: [0, 1]}, fraction: 0.9}"}, "labels"),
+    ],
+)
+def test_an_estimate_alone_is_of_the_rows_that_the_file_describes(
+    tmp_path: Path, tiny_gguf: Path, section: dict[str, str], step: str
+) -> None:
+    """Else the report would name a judge or a share of labels that the rows never saw."""
+    run(load_config(write_config(tmp_path, tiny_gguf)))
+    before = (tmp_path / "run" / "manifest.json").read_bytes()
+    with pytest.raises(InputError, match=rf"was made with other settings .* from the step '{step}' with --force"):
+        run(load_config(write_config(tmp_path, tiny_gguf, **section)), from_="estimate")
+    assert (tmp_path / "run" / "manifest.json").read_bytes() == before
+
+
 def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path) -> None:
     said = r"arena\.yaml, line 2, policies\.p0\.model: .*no\.gguf"
     with pytest.raises(ConfigError, match=said):
@@ -304,6 +322,7 @@ def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path) -> None:
     [
         ({"judge": "{kind: 'python:judge.size', range: [0, 1]}"}, r"line 6, judge\.kind: .*no function 'size'"),
         ({"judge": "{kind: 'python:jugde.length', range: [0, 1]}"}, r"line 6, judge\.kind: .*jugde"),
+        ({"prompts": "{file: no.jsonl}"}, r"line 4, prompts\.file: there is no file .*no\.jsonl"),
         ({"oracle": "{file: no.jsonl, range: [0, 1]}"}, r"line 7, oracle\.file: there is no file .*no\.jsonl"),
         ({"responses": "{file: no.jsonl, generated_by: p0}"}, r"line 5, responses\.file: there is no file"),
     ],

@@ -63,8 +63,9 @@ class Reading:
         try:
             return make_policy(name, settings)
         except LlamalabError as error:
-            named = [key for key in settings if re.search(rf"\b{re.escape(key)}\b", str(error))]
-            self.refuse(f"{place}.{named[0]}" if named else place, str(error))
+            found = {key: re.search(rf"\b{re.escape(key)}\b", str(error)) for key in settings}
+            named = {key: match.start() for key, match in found.items() if match}  # the first is the one it is about
+            self.refuse(f"{place}.{min(named, key=lambda key: named[key])}" if named else place, str(error))
 
 
 def check_penalties(reading: Reading, settings: dict[str, Any], place: str) -> None:

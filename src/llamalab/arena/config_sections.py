@@ -36,6 +36,7 @@ from llamalab.scoring.policy import Policy
 DEFAULT_RANGE = (0.0, 10.0)
 """Of the scores of a judge with the general rubric."""
 
+_FARTHEST, _NARROWEST = 1e12, 1e-9  # of ranges: squares of outcomes have to be numbers, and steps to be there
 _KINDS = get_args(JudgeKind)
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -206,6 +207,12 @@ def folder(reading: Reading, file: File) -> Path:
 def _range(reading: Reading, given: Sequence[float], place: str) -> tuple[float, float]:
     if len(given) != 2 or not all(map(math.isfinite, given)) or not given[0] < given[1]:
         reading.refuse(place, f"a range is two numbers, the smaller one first, as in [0, 10], not {list(given)!r}.")
+    if max(map(abs, given)) > _FARTHEST or given[1] - given[0] < _NARROWEST:
+        reading.refuse(
+            place,
+            f"its ends lie within {_FARTHEST:g} of 0 and at least {_NARROWEST:g} apart, unlike {list(given)!r}. Change "
+            "the unit of the scores.",
+        )
     return float(given[0]), float(given[1])
 
 

@@ -205,7 +205,7 @@ def _called(settings: JudgeSettings) -> Callable[[ToJudge], Judgement]:
             found = function(item.prompt, item.response, item.row)
             score, reason = found if isinstance(found, tuple) else (found, None)
             score = float(score)
-        except Exception as error:  # noqa: BLE001  (it is not our function)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (it is not our function)
             return JudgeError("function", f"{settings.function}: {type(error).__name__}: {error}")
         return checked(score, None if reason is None else str(reason), settings.range)
 
@@ -238,7 +238,7 @@ def _module(settings: JudgeSettings) -> ModuleType:
             f"The judge {settings.function}: {error}. Its module is looked for in {settings.folder.absolute()} first, "
             "then where Python finds modules."
         ) from None
-    except Exception as error:  # noqa: BLE001  (a user's module can raise anything)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's module can raise anything)
         kind = type(error).__name__
         raise ConfigError(f"The judge {settings.function} cannot be imported: {kind}: {error}") from None
     return module

@@ -97,6 +97,7 @@ def run(
         work = Work(config, folder, force, progress or _silent)
         for step in steps:
             if step == "estimate":
+                stages.check_made_from(work)
                 write_manifest(config, folder, tuple(score_stage.notes(work)), tuple(commands))
             _what_runs(config)[step](work)
     return folder

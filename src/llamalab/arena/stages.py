@@ -16,7 +16,7 @@ from llamalab.arena.logged import read_responses
 from llamalab.arena.manifest import FORMAT, policy_record, sha256_of, write_json, write_whole
 from llamalab.arena.preflight import check_references
 from llamalab.arena.prompts import read_prompts
-from llamalab.arena.settings import JudgeSettings, plain
+from llamalab.arena.settings import JudgeSettings, OracleSettings, plain
 from llamalab.arena.work import Work
 from llamalab.errors import ConfigError, InputError, LlamalabError
 from llamalab.scoring.output import differences
@@ -95,17 +95,23 @@ def labels(work: Work) -> None:
         return
     work.check_responses()
     items = _to_judge(work, [work.folder / "responses.jsonl"])
-    made_from: dict[str, Any] = {"oracle": work.config.record()["oracle"], "responses": _sums(work)}
-    if oracle.file is not None:
-        made_from["file_sha256"] = sha256_of(oracle.file)
-    if oracle.judge is not None:
-        made_from |= _made_by(work, oracle.judge)
 
     def labelled(done: int) -> Iterator[Mapping[str, Any]]:
         written = [line.text("response_id") for line in read_lines(path)][:done] if done else []
         return label(items, oracle, written)
 
-    work.write("labels", path, made_from, labelled, 0)
+    work.write("labels", path, _labelled_from(work, oracle), labelled, 0)
+
+
+def check_made_from(work: Work) -> None:
+    """See that what is estimated from was made as the configuration says: the report will say so too.
+
+    Raises:
+        InputError: scores or labels were made otherwise.
+    """
+    work.check_made_from(work.folder / "judged.jsonl", _made_by(work, work.config.judge), "judge")
+    if work.config.oracle is not None:
+        work.check_made_from(work.folder / "labels.jsonl", _labelled_from(work, work.config.oracle), "labels")
 
 
 def estimate(work: Work) -> None:
@@ -186,6 +192,14 @@ def _to_judge(work: Work, files: list[Path]) -> list[ToJudge]:
                 )
             )
     return found
+
+
+def _labelled_from(work: Work, oracle: OracleSettings) -> dict[str, Any]:
+    """What labels are made from."""
+    found: dict[str, Any] = {"oracle": work.config.record()["oracle"], "responses": _sums(work)}
+    if oracle.file is not None:
+        found["file_sha256"] = sha256_of(oracle.file)
+    return found if oracle.judge is None else found | _made_by(work, oracle.judge)
 
 
 def _made_by(work: Work, settings: JudgeSettings) -> dict[str, Any]:
