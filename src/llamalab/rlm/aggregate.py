@@ -19,7 +19,7 @@ from llamalab.rlm.patterns import compile_pattern, search
 from llamalab.rlm.show import MAX_ITEM
 from llamalab.rlm.state import SPANS_KEPT, Clock, Result, State
 from llamalab.rlm.text import Span
-from llamalab.rlm.values import Item, Piece, Value
+from llamalab.rlm.values import Item, Searched, Value
 
 _NUMBER = re.compile(rb"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,40})(?:\.[0-9]{0,20})?(?:[eE][+-]?[0-9]{1,2})?")
 _PLAIN = re.compile(rb"(?:[+-]?[0-9]{1,40}(?:\.[0-9]{0,20})?(?: |\Z))*")
@@ -45,7 +45,7 @@ class _Numbers:
     most: tuple[Decimal, Item] | None = None
     others: int = 0
 
-    def add(self, piece: Piece, spans: Sequence[tuple[int, int]]) -> None:
+    def add(self, piece: Searched, spans: Sequence[tuple[int, int]]) -> None:
         """Take the numbers among some parts of a piece."""
         data = piece.data
         texts = [data[start:end] for start, end in spans]
@@ -79,7 +79,7 @@ def aggregate(command: Aggregate, state: State, clock: Clock) -> Result:
     if group == 0:
         pattern = compile_pattern(command.pattern)
     source = state.source(command.on)
-    matches = ((piece, spans) for piece, stop in clock.read(source)
+    matches = ((piece, spans) for piece, stop in clock.read_lines(source)
                for spans in search(pattern, piece.data, stop, ascii=piece.ascii, group=group))  # fmt: skip
     if command.what in ("unique", "top"):
         return _values(command, state, matches)
@@ -91,7 +91,7 @@ def aggregate(command: Aggregate, state: State, clock: Clock) -> Result:
     return _computed(command, numbers)
 
 
-def _count(matches: Iterable[tuple[Piece, list[tuple[int, int]]]]) -> Result:
+def _count(matches: Iterable[tuple[Searched, list[tuple[int, int]]]]) -> Result:
     n = 0
     places: list[Span | None] = []
     for piece, spans in matches:
@@ -121,10 +121,10 @@ def _computed(command: Aggregate, numbers: _Numbers) -> Result:
     return Result(Value("number", (Item(text, spans[0] if spans else None),), 1), head, "", tuple(notes), tuple(spans))
 
 
-def _values(command: Aggregate, state: State, matches: Iterable[tuple[Piece, list[tuple[int, int]]]]) -> Result:
+def _values(command: Aggregate, state: State, matches: Iterable[tuple[Searched, list[tuple[int, int]]]]) -> Result:
     """The different values, in the order of the text; for `top` by how often they occur."""
     counts: Counter[bytes] = Counter()
-    first: dict[bytes, tuple[Piece, int, int]] = {}
+    first: dict[bytes, tuple[Searched, int, int]] = {}
     for piece, spans in matches:
         data = piece.data
         for start, end in spans:

@@ -84,7 +84,7 @@ def count(command: Count, state: State, clock: Clock) -> Result:
         return number(int(source.char_starts()[-1]), "characters", source)
     if command.what == "lines":
         return number(int(_line_counts(source).sum()), "lines", source)
-    return number(sum(_words(piece.data, stop) for piece, stop in clock.read(source)), "words", source)
+    return number(sum(_words(piece.data, stop) for piece, stop in clock.read_lines(source)), "words", source)
 
 
 def split(command: Split, state: State, clock: Clock) -> Result:

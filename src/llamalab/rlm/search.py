@@ -18,7 +18,7 @@ import re2
 from llamalab.rlm.marks import Bytes
 from llamalab.rlm.patterns import Pattern, Stop, boundary, compile_pattern, matching_lines, quote
 from llamalab.rlm.state import Clock
-from llamalab.rlm.values import Gathered, Piece, Places, Value
+from llamalab.rlm.values import Gathered, Places, Searched, Value
 
 FUNCTION_WORDS = frozenset(
     "a an and are at by did do does for from has have in is it its of on or the to was with".split()
@@ -31,6 +31,7 @@ _UNEVEN = (
 )
 """Characters that become several when case is folded (ß), and some others: RE2 folds one to one."""
 _WORD = re2.compile(r"[\pL\pN_]")
+_WORDS = re2.compile(r"[\pL\pN_]+")
 _ASCII_WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _BATCH = 4096
 
@@ -67,7 +68,7 @@ def find(
         how: only the phrase, only all its words, or any of them, those with more of them first.
     """
     if how in (None, "phrase"):
-        found = _gather(source, clock, most, lambda piece, stop: _phrase_lines(piece, text, stop))
+        found = _gather(source, clock, most, _phrase_lines(text))
         if how == "phrase" or found.total or clock.partial_at is not None:
             return _ranked(found, None)
         clock.again(source)
@@ -78,26 +79,35 @@ def find(
     words = sorted(wanted, key=lambda word: (-len(word.encode()), word))
     patterns = _candidates(words if how == "any" else words[:1])
 
-    def lines(piece: Piece, stop: Stop) -> Iterator[tuple[int, int]]:
+    def lines(piece: Searched, stop: Stop) -> Iterator[tuple[int, int]]:
         pattern = patterns[0] if piece.ascii else patterns[1]
         for start, end in matching_lines(pattern, piece.data, stop, ascii=piece.ascii):
-            if len(wanted & _words(piece.data[start:end].decode("utf-8"))) >= needed:
+            line = piece.data[start:end].decode("utf-8")
+            folded = line.casefold()
+            there = {word for word in wanted if word in folded}  # most lines are out already, words or not
+            if len(there) >= needed and len(there & _words(line)) >= needed:
                 yield start, end
 
     return _ranked(_gather(source, clock, most, lines), wanted if how == "any" else None)
 
 
-def _phrase_lines(piece: Piece, text: str, stop: Stop) -> Iterator[tuple[int, int]]:
+def _phrase_lines(text: str) -> Callable[[Searched, Stop], Iterator[tuple[int, int]]]:
     """Lines with a phrase between boundaries of words: RE2 is quick at the phrase, and the signs around are few."""
-    data, phrase = piece.data, text.strip()
+    phrase = text.strip()
     if not phrase:
         empty = compile_pattern(r"(?:^|[^\pL\pN_])(?:$|[^\pL\pN_])")
-        return matching_lines(empty, data, stop, ascii=piece.ascii)
+        return lambda piece, stop: matching_lines(empty, piece.data, stop, ascii=piece.ascii)
+    pattern = compile_pattern(quote(phrase))
 
-    def between(begin: int, end: int) -> bool:
-        return not _is_word(data, begin - 1) and not _is_word(data, end)
+    def lines(piece: Searched, stop: Stop) -> Iterator[tuple[int, int]]:
+        data = piece.data
 
-    return matching_lines(compile_pattern(quote(phrase)), data, stop, ascii=piece.ascii, accept=between)
+        def between(begin: int, end: int) -> bool:
+            return not _is_word(data, begin - 1) and not _is_word(data, end)
+
+        return matching_lines(pattern, data, stop, ascii=piece.ascii, accept=between)
+
+    return lines
 
 
 def _is_word(data: Bytes, position: int) -> bool:
@@ -118,10 +128,10 @@ def _candidates(words: Sequence[str]) -> tuple[Pattern, Pattern]:
 
 
 def _gather(
-    source: Value, clock: Clock, most: int, lines: Callable[[Piece, Stop], Iterator[tuple[int, int]]]
+    source: Value, clock: Clock, most: int, lines: Callable[[Searched, Stop], Iterator[tuple[int, int]]]
 ) -> Gathered:
     found = Gathered(most)
-    for piece, stop in clock.read(source):
+    for piece, stop in clock.read_lines(source):
         matching = lines(piece, stop)
         while batch := list(islice(matching, _BATCH)):
             found.add(piece, batch)
@@ -141,4 +151,4 @@ def _ranked(found: Gathered, wanted: frozenset[str] | None) -> Value:
 
 
 def _words(text: str) -> set[str]:
-    return {word.casefold() for word in re2.findall(r"[\pL\pN_]+", text)}
+    return {match.group().decode().casefold() for match in _WORDS.finditer(text.encode())}

@@ -10,7 +10,7 @@ from llamalab.rlm.looking import listed
 from llamalab.rlm.patterns import compile_pattern, search
 from llamalab.rlm.search import find
 from llamalab.rlm.state import Clock, Result, State
-from llamalab.rlm.values import Gathered, Item, Piece, Value
+from llamalab.rlm.values import Gathered, Item, Searched, Value
 
 _NAME = r"\p{Lu}\pM*\p{Ll}[\pL\pM'’-]*"
 TERMS = {
@@ -38,7 +38,7 @@ def regex(command: Regex, state: State, clock: Clock) -> Result:
     """
     pattern = compile_pattern(command.pattern)
     found = Gathered(state.limits.matches)
-    for piece, stop in clock.read(state.source(command.on)):
+    for piece, stop in clock.read_lines(state.source(command.on)):
         for spans in search(pattern, piece.data, stop, ascii=piece.ascii):
             found.add(piece, spans)
     value = Value("matches", found.items(), found.total)
@@ -53,8 +53,8 @@ def index_terms(command: IndexTerms, state: State, clock: Clock) -> Result:
     """
     pattern = compile_pattern(TERMS.get(command.pattern, command.pattern))
     counts: Counter[bytes] = Counter()
-    first: dict[bytes, list[tuple[Piece, int, int]]] = {}
-    for piece, stop in clock.read(state.source(command.on)):
+    first: dict[bytes, list[tuple[Searched, int, int]]] = {}
+    for piece, stop in clock.read_lines(state.source(command.on)):
         for spans in search(pattern, piece.data, stop, ascii=piece.ascii):
             data = piece.data
             for start, end in spans:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from llamalab.errors import InputError
-from llamalab.rlm.patterns import Stop
+from llamalab.rlm.patterns import BLOCK, Stop
 from llamalab.rlm.text import Context, Span
-from llamalab.rlm.values import Piece, Places, Value
+from llamalab.rlm.values import Piece, Places, Searched, Value
 
 LAST = "_"
 """The variable that holds the last result."""
@@ -105,8 +105,8 @@ class Result:
         notes: what the root should know (a range that was clipped, a search that stopped early); our own words.
         spans: where the first pieces of the result stand, for evidence.
         partial_at: how far a search had come when its time ran out, in characters of all that it had to read (of
-            all documents one after the other, or of the pieces of `on`; a second reading counts on). None where
-            it ended.
+            all documents one after the other, or of the pieces of `on`, one to a line; a second reading counts on).
+            None where it ended.
         error: what was wrong with the command and what to do instead; the state is unchanged then.
         stored: name under which the value is kept.
         answer: of `final` and `final_var`: the run ends. Text, or JSON where the answer is none.
@@ -153,9 +153,26 @@ class Clock:
                 self._whole = int(begun[-1])
                 return
 
+    def read_lines(self, value: Value) -> Iterator[tuple[Searched, Stop]]:
+        """As `read`, for searches that keep within lines: the pieces of a list are joined, one to a line."""
+        if value.kind == "text":
+            yield from self.read(value)
+            return
+        begun = self._before
+        for text in value.joined_pieces(BLOCK):
+            stop = Stop(deadline=self._deadline)
+            if self._stop_at is not None and self._stop_at - begun < text.n_chars:
+                stop.position = text.byte_of(self._stop_at - begun)
+            yield text, stop
+            if stop.reached is not None:
+                self.partial_at = begun + text.char_of(stop.reached)
+                self._whole = _size(value)
+                return
+            begun += text.n_chars + 1
+
     def again(self, value: Value) -> None:
-        """A second reading of a value begins: its characters count on."""
-        self._before += int(value.char_starts()[-1])
+        """A second reading of a value by `read_lines` begins: its characters count on."""
+        self._before += _size(value)
 
     def note(self) -> str:
         """What a result that was cut short says."""
@@ -165,6 +182,11 @@ class Clock:
             f"partial: its time ran out after {read} of {self._whole} characters{which}; "
             "what is there was found until then"
         )
+
+
+def _size(value: Value) -> int:
+    """Characters that `read_lines` reads; the newlines between pieces of a list count."""
+    return int(value.char_starts()[-1]) + (0 if value.kind == "text" else max(len(value.items) - 1, 0))
 
 
 def document_number(name: str) -> int | None:

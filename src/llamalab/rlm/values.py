@@ -74,6 +74,76 @@ class Piece:
         start, end = self.offset + start, self.offset + end
         return Item(self.document.read(start, end), self.document.span(start, end))
 
+    def places(self, spans: Positions) -> Places | None:
+        """Parts of it, given as rows of first and last byte, as places; None for a text of its own."""
+        if self.document is None:
+            return None
+        which = np.zeros(len(spans), np.int32)
+        return Places([self.document], which, spans[:, 0] + self.offset, spans[:, 1] + self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Many pieces as one text with a line for each, to be searched at once; what is found keeps its place.
+
+    Attributes:
+        data: their UTF-8, with newlines between.
+        ascii: it has no other characters.
+        items: the pieces.
+        starts: at which byte of the text each begins.
+    """
+
+    data: bytes
+    ascii: bool
+    items: Sequence[Item]
+    starts: Positions
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> Joined:
+        """Join pieces."""
+        if isinstance(items, Places):
+            parts = [document.data[start:end] for document, start, end in map(items.place, range(len(items)))]
+        else:
+            parts = [item.text.encode() for item in items]
+        lengths = np.array([len(part) + 1 for part in parts], np.int64)
+        data = b"\n".join(parts)
+        return cls(data, data.isascii(), items, np.cumsum(lengths) - lengths)
+
+    @property
+    def n_chars(self) -> int:
+        """Characters of the text."""
+        return self.char_of(len(self.data))
+
+    def char_of(self, position: int) -> int:
+        """How many of its characters stand before a byte."""
+        return position if self.ascii else len(self.data[:position].decode("utf-8"))
+
+    def byte_of(self, char: int) -> int:
+        """Where a character begins, in bytes; clipped."""
+        return (
+            min(max(char, 0), len(self.data)) if self.ascii else len(self.data.decode("utf-8")[: max(char, 0)].encode())
+        )
+
+    def item(self, start: int, end: int) -> Item:
+        """Its bytes `start` to `end`, which are of one line."""
+        places = self.places(np.array([[start, end]], np.int64))
+        if places is not None:
+            return places[0]
+        at = int(np.searchsorted(self.starts, start, side="right")) - 1
+        return Item(self.data[start:end].decode("utf-8"), self.items[at].span)
+
+    def places(self, spans: Positions) -> Places | None:
+        """Parts of it, given as rows of first and last byte, as places; None where the pieces are in no document."""
+        if not isinstance(self.items, Places):
+            return None
+        at = np.searchsorted(self.starts, spans[:, 0], side="right") - 1
+        offset = self.items.start[at] - self.starts[at]
+        return Places(self.items.documents, self.items.which[at], spans[:, 0] + offset, spans[:, 1] + offset)
+
+
+Searched: TypeAlias = Piece | Joined
+"""A text that is searched."""
+
 
 class Places(Sequence[Item]):
     """Pieces of documents, in any order.
@@ -203,6 +273,19 @@ class Value:
         lengths = self.items.lengths() if isinstance(self.items, Places) else [len(item.text) for item in self.items]
         return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
+    def joined_pieces(self, size: int) -> Iterator[Joined]:
+        """The items joined into texts of about so many bytes, for searches that keep within lines."""
+        if isinstance(self.items, Places):
+            ends = np.cumsum(self.items.end - self.items.start + 1)
+        else:
+            ends = np.cumsum([len(item.text) + 1 for item in self.items], dtype=np.int64)
+        at = 0
+        while at < len(self.items):
+            before = int(ends[at - 1]) if at else 0
+            until = max(int(np.searchsorted(ends, before + size, side="right")), at + 1)
+            yield Joined.of(self.items[at:until])
+            at = until
+
     def head(self, at: int, most: int) -> Item:
         """The first `most` characters of an item: the rest is not read."""
         if not isinstance(self.items, Places):
@@ -234,9 +317,9 @@ class Gathered:
     def __init__(self, most: int) -> None:
         self.total = 0
         self._room = most
-        self._parts: list[tuple[Piece, Positions]] = []
+        self._parts: list[tuple[Searched, Positions]] = []
 
-    def add(self, piece: Piece, spans: Sequence[tuple[int, int]]) -> None:
+    def add(self, piece: Searched, spans: Sequence[tuple[int, int]]) -> None:
         """Take parts of a piece, given as bytes from its beginning."""
         self.total += len(spans)
         kept = spans[: self._room]
@@ -246,16 +329,16 @@ class Gathered:
 
     def items(self) -> Sequence[Item]:
         """What was kept, in the order it was added."""
-        if any(piece.document is None for piece, _ in self._parts):
-            return tuple(piece.item(int(a), int(b)) for piece, spans in self._parts for a, b in spans)
-        documents: dict[int, tuple[int, Document]] = {}
-        which = []
-        for piece, spans in self._parts:
-            assert piece.document is not None
-            index, _ = documents.setdefault(id(piece.document), (len(documents), piece.document))
-            which.append(np.full(len(spans), index, np.int32))
-        if not which:
+        parts = [(piece, spans, piece.places(spans)) for piece, spans in self._parts]
+        found = [places for _, _, places in parts if places is not None]
+        if len(found) < len(parts):
+            return tuple(piece.item(int(a), int(b)) for piece, spans, _ in parts for a, b in spans)
+        if not found:
             return ()
-        places = np.concatenate([spans + piece.offset for piece, spans in self._parts])
-        found = [document for _, document in documents.values()]
-        return Places(found, np.concatenate(which), places[:, 0].copy(), places[:, 1].copy())
+        documents: dict[int, tuple[int, Document]] = {}
+        for places in found:
+            for document in places.documents:
+                documents.setdefault(id(document), (len(documents), document))
+        numbers = [np.array([documents[id(document)][0] for document in p.documents], np.int32)[p.which] for p in found]
+        starts, ends = np.concatenate([p.start for p in found]), np.concatenate([p.end for p in found])
+        return Places([document for _, document in documents.values()], np.concatenate(numbers), starts, ends)
