@@ -19,6 +19,7 @@ import pytest
 from llamalab.cli.chat import Conversation, _read_message, run_command
 from llamalab.engine import ChatInfo, Delta, Message, Reply, SamplingParams, Timings, Usage
 from llamalab.errors import ConfigError, ContextOverflow, InputError
+from tests.chat_servers import chat_server, ollama
 from tests.cli.conftest import Cli
 
 
@@ -50,6 +51,16 @@ def test_all_of_standard_input_is_one_message_and_only_the_reply_is_printed(cli:
     assert one.code == 0
     assert one.err == ""
     assert one.out == cli("generate", model, "hello\nworld", "-t", "0", "-n", "6").out
+
+
+def test_a_model_that_runs_elsewhere_answers_through_a_pipe(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    with chat_server(ollama("The sea is blue.")) as (url, asked):
+        monkeypatch.setenv("OLLAMA_HOST", url)
+        one = cli("chat", "ollama:llama3.2:3b", "-t", "0", "--n-ctx", "2048", stdin="Why?\n")
+        wrong = cli("chat", "ollama:llama3.2:3b", "-g", "3", stdin="Why?\n")
+    assert (one.code, one.out.strip(), one.err) == (0, "The sea is blue.", "")
+    assert asked[0].body["options"].items() >= {"num_ctx": 2048, "temperature": 0.0}.items()
+    assert (wrong.code, "no option 'n_gpu_layers'" in wrong.err) == (2, True)
 
 
 def test_system_message_and_template_are_used(cli: Cli, model: str) -> None:

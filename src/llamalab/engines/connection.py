@@ -119,7 +119,13 @@ class Connection:
         return f"{self.model} at {self.address}"
 
     def post(
-        self, path: str, body: Mapping[str, Any], *, end: float | None = None, cancel: threading.Event | None = None
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        end: float | None = None,
+        cancel: threading.Event | None = None,
+        retries: int | None = None,
     ) -> Any:
         """The JSON of the answer, after as many tries as retries and deadline allow.
 
@@ -128,6 +134,7 @@ class Connection:
             body: sent as JSON.
             end: a value of `time.monotonic()` by which the answer must be there, if that is before the deadline.
             cancel: ends the request.
+            retries: how often it is sent again; None: as the connection has it.
 
         Raises:
             ProviderUnavailable: down, busy, slow, broken off, or no JSON.
@@ -135,12 +142,12 @@ class Connection:
             Cancelled: the flag was set.
         """
         until = self._until(end)
-        return self._tried(lambda: self._whole("POST", path, body, until, cancel), until, cancel)
+        return self._tried(lambda: self._whole("POST", path, body, until, cancel), until, cancel, retries)
 
-    def get(self, path: str, *, end: float | None = None) -> Any:
+    def get(self, path: str, *, end: float | None = None, retries: int | None = None) -> Any:
         """As `post`, without a body."""
         until = self._until(end)
-        return self._tried(lambda: self._whole("GET", path, None, until, None), until, None)
+        return self._tried(lambda: self._whole("GET", path, None, until, None), until, None, retries)
 
     def lines(
         self, path: str, body: Mapping[str, Any], *, end: float | None = None, cancel: threading.Event | None = None
@@ -186,10 +193,12 @@ class Connection:
         own = time.monotonic() + self._deadline
         return own if end is None else min(own, end)
 
-    def _tried(self, once: Callable[[], Any], until: float, cancel: threading.Event | None) -> Any:
+    def _tried(
+        self, once: Callable[[], Any], until: float, cancel: threading.Event | None, retries: int | None = None
+    ) -> Any:
         """What `once` gives, after as many tries as retries and deadline allow."""
-        pause = self._backoff
-        for sent in range(1, self._retries + 2):
+        pause, most = self._backoff, 1 + (self._retries if retries is None else retries)
+        for sent in range(1, most + 1):
             try:
                 return once()
             except _Passing as error:
@@ -197,7 +206,7 @@ class Connection:
                 wait = min(pause, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
                 if error.retry_after is not None:
                     wait = error.retry_after
-                if error.final or sent > self._retries or time.monotonic() + wait >= until:
+                if error.final or sent >= most or time.monotonic() + wait >= until:
                     raise self._gave_up(error, sent) from None
                 pause *= 2
                 if cancel is None:

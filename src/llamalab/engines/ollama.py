@@ -83,7 +83,7 @@ class OllamaShape:
 
     def context_length(self, connection: Connection, model: str, *, end: float) -> int | None:
         """What the model was trained for."""
-        answer = connection.post("/api/show", {"model": model}, end=end)
+        answer = connection.post("/api/show", {"model": model}, end=end, retries=0)
         info = answer.get("model_info") if isinstance(answer, Mapping) else None
         if not isinstance(info, Mapping):
             return None

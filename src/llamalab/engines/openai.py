@@ -113,7 +113,7 @@ class OpenAIShape:
 
     def context_length(self, connection: Connection, model: str, *, end: float) -> int | None:
         """See `Shape`; vLLM, llama-server and some services tell it with the list of their models."""
-        answer = connection.get("/models", end=end)
+        answer = connection.get("/models", end=end, retries=0)
         rows = answer.get("data") if isinstance(answer, Mapping) else None
         known = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
         row = next((row for row in known if row.get("id") == model), known[0] if len(known) == 1 else {})
