@@ -113,6 +113,18 @@ def test_a_search_in_what_was_found_keeps_the_places_in_the_document(text: str, 
     assert [item.span.start for item in result.value.items if item.span] == [match.start() for match in runs]
 
 
+@given(texts.filter(bool), st.integers(1, 30), st.sampled_from(["[ab]+", "^.", ".$", "é x|1.", "a$|^b"]))
+def test_pieces_are_searched_together_as_if_one_by_one(text: str, size: int, pattern: str) -> None:
+    """However many are joined for a search, none is seen beside another, and `^` and `$` are the piece's ends."""
+    after = then(of(text), "split", delimiter=" ", store="pieces")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "BLOCK", size)
+        result = do(after, "regex", pattern=pattern, on="pieces")
+    pieces = [line for part in text.split(" ") if part for line in part.split("\n")]
+    assert found(result) == [match for piece in pieces for match in re.findall(pattern, piece)]
+    assert all(span.document == "name1" for span in result.spans)
+
+
 def test_find_gives_lines_best_first_and_a_second_document_has_its_own_numbers() -> None:
     result = do(of(NOTES, "é\naccess code 1"), "find", text="access code", store="hits")
     assert result.head == "3 matches in hits"
