@@ -34,7 +34,7 @@ def turns_view(wanted: bool) -> Iterator[Callable[[Event], None]]:
     if not wanted:
         yield lambda event: _print_said(out, event)
         return
-    with out.status("") as status:
+    with out.status("opening documents and models") as status:
         yield lambda event: _show(out, status, event)
 
 
