@@ -42,7 +42,8 @@ PARTS: dict[str, Callable[[bool], list[Line]]] = {
     "walks": rlm_models.walks,
     "pico": rlm_models.pico,
     "resume": rlm_scripted.resume,
-    "turns": rlm_models.turns_and_replay,
+    "turns": rlm_models.pico_turns,
+    "random": rlm_models.random_turns,
     "grammar": rlm_models.grammar_cost,
 }
 

@@ -6,7 +6,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -53,28 +54,74 @@ class Drawing(Listened):
 # ---- turns and replay --------------------------------------------------------------------------------------------
 
 
-def turns_and_replay(quick: bool) -> list[Line]:
-    """A thousand turns of each root, drawn and not greedy; each run is written down and replayed."""
-    wanted, kept = (30, 5) if quick else (1000, 100)
-    lines, different, replayed = [], 0, 0
+def pico_turns(quick: bool) -> list[Line]:
+    """A thousand turns of pico, drawn and not greedy; each run is written down, the first ones are replayed."""
+    return _turns("pico", 15 if quick else 1000)
+
+
+def random_turns(quick: bool) -> list[Line]:
+    """A thousand turns of a model with random weights, which knows nothing but what the schema lets it say.
+
+    In states of every kind, sixteen at once after short prompts; and some whole runs, which are replayed.
+    """
+    n, rng = (16 if quick else 1008), Random(0)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(_random_engine(Path(folder), n_ctx=8192, n_seq=16)) as engine,
+    ):
+        prompt = engine.tokenize("Question: what is the access code of the Blue Harbor vault?")
+        cut = rejected = 0
+        for _ in range(0, n, 16):
+            asked = [_state(rng) for _ in range(16)]
+            requests = [
+                GenerateRequest(
+                    prompt,
+                    SamplingParams(seed=rng.getrandbits(30), max_tokens=grammar.longest_sentence(schema)),
+                    schema=schema,
+                )
+                for _, schema in asked
+            ]
+            for event in engine.generate(requests):
+                if isinstance(event, Generation):
+                    rejected += not _parses(asked[event.request][0], event.text)
+                    cut += event.finish_reason != "stop"
+    return [
+        Line("random", f"random weights: commands rejected by the parser, of {n:,} turns", rejected, "", 0),
+        Line("random", "random weights: turns that ended before their command did", cut, "", 0),
+        *_turns("random weights", 4 if quick else 80),
+    ]
+
+
+def _turns(kind: str, wanted: int) -> list[Line]:
+    """Whole runs with so many turns; the first 180 are replayed."""
+    rejected = errors = turns = replayed = different = 0
     with tempfile.TemporaryDirectory() as folder:
-        for kind in ("pico", "random weights"):
-            place = Path(folder) / kind
-            place.mkdir()
-            rejected = errors = turns = 0
-            for answers, journal, events in _runs(kind, place, wanted):
-                said = [event for event in events if isinstance(event, rlm.Turn)]
-                turns += len(said)
-                rejected += sum(bool(turn.malformed) for turn in said)
-                errors += sum(isinstance(event, rlm.Done) and bool(event.error) for event in events)
-                if answers < kept:
-                    replayed += 1
-                    found = replay(journal)
-                    different += not found.equal
-            lines.append(Line("turns", f"{kind}: commands rejected by the parser, of {turns:,} turns", rejected, "", 0))
-            lines.append(Line("turns", f"{kind}: valid commands that ended in an error (a bad pattern ...)", errors))
-    lines.append(Line("replay", f"runs whose replay differs, of {replayed}", different, "", 0))
-    return lines
+        for at, journal, events in _runs(kind, Path(folder), wanted):
+            said = [event for event in events if isinstance(event, rlm.Turn)]
+            turns += len(said)
+            rejected += sum(bool(turn.malformed) for turn in said)
+            errors += sum(isinstance(event, rlm.Done) and bool(event.error) for event in events)
+            if at < 180:
+                replayed += 1
+                different += not replay(journal).equal
+    return [
+        Line("turns", f"{kind}: commands of whole runs rejected by the parser, of {turns:,} turns", rejected, "", 0),
+        Line("turns", f"{kind}: valid commands that ended in an error (a bad pattern ...)", errors),
+        Line("turns", f"{kind}: runs whose replay differs, of {replayed}", different, "", 0),
+    ]
+
+
+def _state(rng: Random) -> tuple[Callable[[str], object], dict[str, Any]]:
+    """The parser and the schema of a turn in some state of a run."""
+    variables = [f"v{number}" for number in range(rng.choice((0, 1, 3)))]
+    if rng.random() < 0.2:
+        return compact.parse_command, compact.command_schema(variables=variables)
+    ops = grammar.allowed_ops(sub_calls=rng.random() < 0.7, last=rng.random() < 0.1)
+    return commands.parse_command, grammar.turn_schema(ops, variables=variables, documents=rng.choice((1, 3)))
+
+
+def _random_engine(folder: Path, *, n_ctx: int = 32768, n_seq: int = 1) -> LlamaCppEngine:
+    return LlamaCppEngine(write_bpe(folder / "random.gguf", context=32768), n_ctx=n_ctx, n_seq=n_seq)
 
 
 def _runs(kind: str, folder: Path, turns: int) -> Iterator[tuple[int, Path, list[rlm.Event]]]:
@@ -93,11 +140,10 @@ def _runs(kind: str, folder: Path, turns: int) -> Iterator[tuple[int, Path, list
 
 
 def _pool_of(kind: str, folder: Path) -> tuple[RlmConfig, Pool]:
-    config = replace(default_config(), bypass_enabled=False, max_iterations=6, max_sub_calls=8)
+    config = replace(default_config(), bypass_enabled=False, max_iterations=4, max_sub_calls=2)
     if kind == "pico":
         return config, Pool([Provider("pico", Drawing(EngineChat(load("pico", n_ctx=2048))))])
-    path = write_bpe(folder / "random.gguf", context=32768)
-    model = Drawing(EngineChat(LlamaCppEngine(path, n_ctx=32768)))
+    model = Drawing(EngineChat(_random_engine(folder)))
     return replace(config, protocol="full", output_limit=600, sub_tokens=24), Pool([Provider("random", model)])
 
 
@@ -108,15 +154,9 @@ def walks(quick: bool) -> list[Line]:
     """Random walks through the grammar of both protocols, in states of every kind: all of them parse."""
     n, rng = (200 if quick else 10_000), Random(0)
     refused = 0
-    for at in range(n):
-        variables = [f"v{number}" for number in range(rng.choice((0, 1, 3)))]
-        if at % 5 == 0:
-            text = _walk(compact.command_schema(variables=variables), rng)
-            refused += not _parses(compact.parse_command, text)
-        else:
-            ops = grammar.allowed_ops(sub_calls=rng.random() < 0.7, last=rng.random() < 0.1)
-            schema = grammar.turn_schema(ops, variables=variables, documents=rng.choice((1, 3)))
-            refused += not _parses(commands.parse_command, _walk(schema, rng))
+    for _ in range(n):
+        parse, schema = _state(rng)
+        refused += not _parses(parse, _walk(schema, rng))
     return [Line("walks", f"random walks of the grammar that do not parse, of {n:,}", refused, "", 0)]
 
 
@@ -157,7 +197,7 @@ def _walk(schema: dict[str, Any], rng: Random) -> str:
     return said.decode()
 
 
-def _parses(parse: Any, text: str) -> bool:
+def _parses(parse: Callable[[str], object], text: str) -> bool:
     try:
         parse(text)
     except InputError:
