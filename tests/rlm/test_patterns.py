@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llamalab.errors import InputError
@@ -74,6 +74,7 @@ def test_blocks_change_nothing_where_lines_fit_into_them(expression: str, text: 
 
 
 @given(st.text(st.sampled_from("ab é"), max_size=200), st.integers(16, 40))
+@example(" " * 18 + "abb" + " " * 10, 16)
 def test_a_long_line_is_searched_in_windows_that_overlap(text: str, block: int) -> None:
     """A match that is no longer than the overlap is found wherever it stands, and none is found twice."""
     pattern = compile_pattern("a[ab]?b")
