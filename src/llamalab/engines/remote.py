@@ -23,7 +23,8 @@ from llamalab.engine import (
     TokenCount,
     Usage,
 )
-from llamalab.engines.connection import Cancelled, Connection, read_key
+from llamalab.engines.connection import Cancelled, Connection
+from llamalab.engines.endpoint import read_key
 from llamalab.engines.openai import OpenAIShape
 from llamalab.engines.options import nearest
 from llamalab.engines.remote_context import N_CTX, RemoteContext

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from llamalab.engine import SchemaSupport
-from llamalab.engines.connection import check_address, check_numbers
+from llamalab.engines.endpoint import check_address, check_numbers
 from llamalab.errors import ConfigError
 
 OPTIONS = ("base_url", "api_key_env", "n_ctx", "timeout", "retries", "backoff", "schema_support", "extra")

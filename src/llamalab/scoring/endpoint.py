@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llamalab.engines.connection import Connection, read_key
+from llamalab.engines.connection import Connection
+from llamalab.engines.endpoint import read_key
 from llamalab.errors import ProviderError
 from llamalab.scoring.completion import Completion, parse_completion
 
