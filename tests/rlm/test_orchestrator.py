@@ -213,3 +213,24 @@ def test_no_turn_begins_when_the_time_is_over() -> None:
 def test_the_root_s_provider_failing_ends_the_run_with_its_error() -> None:
     with pytest.raises(ProviderUnavailable):
         ask(Scripted([ProviderUnavailable("gone", sent=False)]))
+
+
+@pytest.mark.parametrize("most", [11_000, 12_000, 13_000, 16_000])
+def test_sub_calls_leave_enough_for_the_answer_after_them(most: int) -> None:
+    root = Scripted([command("map", prompt="What is it?", chunk_size=200), FINAL])
+    sub = Scripted(lambda _m, _s: "x" * 100_000)
+    answer = ask(root, sub, context=text(TEXT * 20), config=settings(max_tokens=most, turn_tokens=400))
+    assert 0 < answer.sub_calls < 16
+    assert (answer.text, answer.complete) == ("48213", True)
+    assert answer.tokens <= most
+
+
+def test_no_run_costs_more_than_it_may() -> None:
+    root = Scripted([FIND, command("map", prompt="What is it?", chunk_size=200), FINAL])
+    sub = Scripted(lambda _m, _s: "x" * 100_000)
+    for most in (0.001, 0.004, 0.01, 0.02):
+        pool = pool_of(root, sub, price_in=1.0, price_out=2.0)
+        found = rlm.ask("What is it?", text(TEXT * 20), config=settings(max_cost=most), pool=pool)
+        assert found.cost <= most
+        assert found.text
+        assert found.complete or "max_cost" in found.why
