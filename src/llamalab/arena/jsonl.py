@@ -14,6 +14,7 @@ from llamalab.errors import InputError
 LEAST_LOGPROB = -1e9
 """Nats. No response is long enough for less, and squares of it are finite."""
 
+_FARTHEST = 1e12  # from 0
 _MARK = b"\xef\xbb\xbf"  # byte order mark
 
 
@@ -47,8 +48,10 @@ class Line:
         value = self.fields.get(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
             self.refuse(f"the field '{name}' must be a number, and {_found(self.fields, name)}.")
+        if abs(value) > _FARTHEST and (least, most) == (-math.inf, math.inf):
+            self.refuse(f"the field '{name}' is beyond {_FARTHEST:g}: squares of it would be no numbers any more.")
         if not least <= value <= most:
             self.refuse(f"the field '{name}' is {value:g}; it must be {_bounds(least, most)}.")
         return float(value)
