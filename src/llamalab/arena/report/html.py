@@ -17,6 +17,7 @@ from llamalab.arena.report.tokens import carriers, view
 from llamalab.arena.results import PolicyResult, Results, Value
 from llamalab.errors import InputError
 from llamalab.ope import gates
+from llamalab.ope.intervals import FEW_PROMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ def page(results: Results) -> str:
         words=words,
         pictures=pictures,
         gates=gates,
+        few_prompts=FEW_PROMPTS,
         digits=words.decimals(results),
         targets=[policy for policy in results.policies if policy.role != "base"],
         checks=checks(results),
