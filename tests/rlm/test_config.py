@@ -157,7 +157,7 @@ BLOCK = '[[providers]]\nprovider_type = "ollama"\nmodel = "m"\n'
         (BLOCK + 'base_url = "localhost"\n', 4, "must begin with http"),
         (BLOCK + "timeout = -1\n", 4, "timeout must be"),
         (BLOCK + "price_in = -1\n", 4, "price_in"),
-        (BLOCK + 'api_key = "sk-hidden"\n', 4, "api_key_env"),
+        (BLOCK + 'api_key = "sk-hidden"\n', 4, "put it into the environment"),
         (BLOCK + 'api_key_env = "sk-hidden"\n', 4, "name of an environment variable"),
         ('[[providers]]\nprovider_type = "llama_cpp"\nmodel = "pico"\nn_ctxx = 5\n', 4, "Did you mean 'n_ctx'"),
         ('[[providers]]\nprovider_type = "llama_cpp"\nmodel = "pico"\nn_ctx = "much"\n', 4, "n_ctx"),

@@ -250,6 +250,14 @@ def test_a_lost_answer_is_charged_and_one_that_was_never_asked_for_is_not(serve:
         assert (budget.spent.sub_calls, budget.tokens_left) == (1, 10_000 - budget.spent.tokens)
 
 
+def test_an_answer_that_is_withheld_was_written_and_is_charged(serve: Serve) -> None:
+    there = RemoteChat("openai", "m", base_url=serve(openai(reason="content_filter")).url, retries=0)
+    budget = Budget(Limits(max_tokens=10_000))
+    with pool_of(Provider("a", there)) as pool, pytest.raises(ProviderError, match="content filter"):
+        pool.chat("sub", QUESTION, GREEDY, budget=budget)
+    assert budget.spent.tokens > 0
+
+
 def test_eight_calls_at_once_stay_within_the_budget(serve: Serve) -> None:
     """Each may need 128 tokens and uses 20: two fit at a time, and all of them one after the other."""
     server = serve(ollama(pause=0.02))
