@@ -16,10 +16,11 @@ from llamalab.errors import InputError
 from llamalab.rlm.commands import Aggregate
 from llamalab.rlm.looking import listed
 from llamalab.rlm.patterns import compile_pattern, search
+from llamalab.rlm.places import Item, Searched
 from llamalab.rlm.show import MAX_ITEM
 from llamalab.rlm.state import SPANS_KEPT, Clock, Result, State
 from llamalab.rlm.text import Span
-from llamalab.rlm.values import Item, Searched, Value
+from llamalab.rlm.values import Value
 
 _NUMBER = re.compile(rb"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,40})(?:\.[0-9]{0,20})?(?:[eE][+-]?[0-9]{1,2})?")
 _PLAIN = re.compile(rb"(?:[+-]?[0-9]{1,40}(?:\.[0-9]{0,20})?(?: |\Z))*")

@@ -11,9 +11,10 @@ from llamalab.errors import InputError
 from llamalab.rlm.commands import Count, Len, Lines, Slice, Split
 from llamalab.rlm.marks import Bytes
 from llamalab.rlm.patterns import BLOCK, Stop, boundary
+from llamalab.rlm.places import Gathered, Piece, Places
 from llamalab.rlm.show import show
 from llamalab.rlm.state import LAST, SPANS_KEPT, Clock, Result, State
-from llamalab.rlm.values import Gathered, Piece, Places, Value
+from llamalab.rlm.values import Value
 
 _BATCH = 4096
 _BLANK, _TAB, _CONTROLS = np.uint8(32), np.uint8(9), np.uint8(5)

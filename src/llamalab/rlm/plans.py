@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from llamalab.errors import InputError
 from llamalab.rlm.commands import Delegate, LlmQuery, Map, Reduce
 from llamalab.rlm.looking import listed
+from llamalab.rlm.places import Item
 from llamalab.rlm.show import show
 from llamalab.rlm.state import SPANS_KEPT, Result, State
 from llamalab.rlm.text import Context, Document, Span
-from llamalab.rlm.values import Item, Value
+from llamalab.rlm.values import Value
 from llamalab.rlm.variables import references
 
 MAX_GIVEN = 24_000

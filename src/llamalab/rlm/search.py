@@ -17,8 +17,9 @@ import re2
 
 from llamalab.rlm.marks import Bytes
 from llamalab.rlm.patterns import Pattern, Stop, boundary, compile_pattern, matching_lines, quote
+from llamalab.rlm.places import Gathered, Places, Searched
 from llamalab.rlm.state import Clock
-from llamalab.rlm.values import Gathered, Places, Searched, Value
+from llamalab.rlm.values import Value
 
 FUNCTION_WORDS = frozenset(
     "a an and are at by did do does for from has have in is it its of on or the to was with".split()

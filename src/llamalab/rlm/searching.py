@@ -8,9 +8,10 @@ from llamalab.errors import InputError
 from llamalab.rlm.commands import Find, IndexTerms, Regex
 from llamalab.rlm.looking import listed
 from llamalab.rlm.patterns import compile_pattern, search
+from llamalab.rlm.places import Gathered, Item, Searched
 from llamalab.rlm.search import find
 from llamalab.rlm.state import Clock, Result, State
-from llamalab.rlm.values import Gathered, Item, Searched, Value
+from llamalab.rlm.values import Value
 
 _NAME = r"\p{Lu}\pM*\p{Ll}[\pL\pM'’-]*"
 TERMS = {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llamalab.rlm.places import Places
 from llamalab.rlm.state import State
 from llamalab.rlm.text import Document, Span
-from llamalab.rlm.values import Places, Value
+from llamalab.rlm.values import Value
 
 MAX_ITEM = 300
 """Longest match or item that is shown, characters; the rest is cut and marked."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from llamalab.errors import InputError
 from llamalab.rlm.patterns import BLOCK, Stop
+from llamalab.rlm.places import Piece, Places, Searched
 from llamalab.rlm.text import Context, Span
-from llamalab.rlm.values import Piece, Places, Searched, Value
+from llamalab.rlm.values import Value
 
 LAST = "_"
 """The variable that holds the last result."""
