@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -59,8 +60,11 @@ class ChatServer:
         self.answer = answer
         self.asked: list[Asked] = []
         self.left = threading.Event()
-        self._port = 0
-        self._server: ThreadingHTTPServer | None = None
+        self._held = socket.socket()  # keeps the port from others while the server is away
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self._port = self._held.getsockname()[1]
+        self._server: _Server | None = None
         self.start()
 
     @property
@@ -69,7 +73,6 @@ class ChatServer:
 
     def start(self) -> None:
         self._server = _Server(("127.0.0.1", self._port), self._handler())
-        self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def stop(self) -> None:
@@ -133,6 +136,7 @@ class ChatServer:
 
 
 class _Server(ThreadingHTTPServer):
+    allow_reuse_port = True
     daemon_threads = True
 
     def __init__(self, *arguments: Any) -> None:
