@@ -10,9 +10,8 @@ import zlib
 from collections.abc import Callable
 from random import Random
 
-KINDS = (
-    "vault station hotel bridge library museum tower tunnel academy mine clinic depot factory castle bakery bank".split()
-)
+KINDS = """vault station hotel bridge library museum tower tunnel academy mine clinic depot factory castle bakery
+bank""".split()
 ADJECTIVES = """amber ancient blue bright copper distant frozen gentle
 golden hidden iron marble quiet scarlet silver tidy""".split()
 NOUNS = """anchor beacon canyon cedar comet falcon glacier harbor
