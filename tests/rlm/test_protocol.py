@@ -78,3 +78,11 @@ def test_a_sub_call_has_its_task_first_so_that_calls_of_one_map_share_a_prefix()
 )
 def test_a_command_is_found_in_what_a_free_model_says(said: str, found: str) -> None:
     assert protocol.written(protocol.read_turn("full", said, tolerant=True)) == found
+
+
+def test_a_line_too_long_to_be_shown_whole_is_shown_where_it_matches() -> None:
+    """Minified JSON, a log without line ends: the phrase is what the root asked for, not the beginning."""
+    line = "x = 1; " * 5000 + "The access code of the Blue Harbor vault is 48213. " + "y = 2; " * 5000
+    root = Scripted(['{"op":"find","text":"code of the blue harbor vault"}', '{"op":"final","answer":"48213"}'])
+    ask(root, question="Where?", context=text(line), config=settings(protocol="compact"))
+    assert root.asked[-1][-1]["content"] == "1 match\nL1: The access code of the Blue Harbor vault is 48213."

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, TypeAlias
@@ -33,6 +34,8 @@ NOT_FOUND = compact.NOT_FOUND
 MAX_REPLY = 64 << 10
 """Longest reply that is looked at, and kept in the conversation, characters."""
 _NAMED = 20  # documents in the first message
+_BEFORE, _AFTER = 80, 60  # characters of a long line around what was looked for
+_ENDS = (". ", "! ", "? ", "; ")
 
 _FULL_PROMPT = """\
 You answer a question about documents that you cannot see. You look at them by commands, one in each turn; each result \
@@ -284,11 +287,27 @@ def _compact_block(command: AnyCommand, result: Result, shown: int) -> str:
         return compact.count_block(int(value.items[0].text))
     if value is not None and command.op == "find":
         best = [
-            Line(item.span.line if item.span else 0, item.text)
+            Line(item.span.line if item.span else 0, _from_match(item.text, command.text))
             for item in islice(value.items, min(shown, compact.LINES_SHOWN))
         ]
         return compact.find_block(best, value.total, store=result.stored)
     return result.head or "done"
+
+
+def _from_match(line: str, wanted: str) -> str:
+    """Of a line that is too long to be shown whole, the sentence with what was looked for, or what is near it."""
+    if len(line) <= compact.MAX_SHOWN:
+        return line
+    words = sorted(wanted.split(), key=len, reverse=True)
+    found = (re.search(re.escape(each), line, re.IGNORECASE) for each in (wanted.strip(), *words))
+    match = next((each for each in found if each is not None), None)
+    if match is None or match.end() + _AFTER <= compact.MAX_SHOWN:
+        return line
+    begin, most = max(match.start() - _BEFORE, 0), match.start() + compact.MAX_SHOWN
+    before = max(line.rfind(mark, begin, match.start()) for mark in _ENDS)
+    after = min((at for at in (line.find(mark, match.end(), most) for mark in _ENDS) if at >= 0), default=most)
+    begin = before + 2 if before >= 0 else line.find(" ", begin, match.start()) + 1 or begin
+    return line[begin : after + 1]
 
 
 def _first_object(text: str) -> str:
