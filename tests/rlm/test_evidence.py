@@ -66,3 +66,14 @@ def test_offsets_are_characters_of_their_document() -> None:
     ]
     (piece,) = evidence_for("one", [Looked([Span("a", 0, 8, 1)])], context)
     assert (piece.line, piece.text) == (2, "öö one")
+
+
+def test_far_into_a_line_of_any_length_the_answer_is_found() -> None:
+    head = "the first line\n"
+    for before in (200_000, (1 << 16) - 3, (1 << 16) - 25, (1 << 16) + 1):
+        content = head + "é" + "x " * (before // 2) + "x" * (before % 2) + "the code is 48213 " + "y " * 50_000
+        context = text(content)
+        (piece,) = evidence_for("48213", [Looked([Span("log.txt", len(head), len(content), 2)])], context)
+        assert "the code is 48213" in piece.text
+        assert (piece.line, piece.text) == (2, content[piece.start : piece.end])
+        assert len(piece.text) <= LONGEST

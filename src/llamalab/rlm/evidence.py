@@ -18,7 +18,9 @@ MOST = 5
 """Pieces of evidence."""
 LONGEST = 400
 """Of one piece, characters."""
-_READ = 1 << 16  # characters of one span that are searched
+_READ = 1 << 16  # characters that are searched at once
+_OVERLAP = LONGEST + 2  # a phrase and what stands around it, where it lies across two of these
+_MOST_READ = 1 << 26  # characters of one span that are searched
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +125,29 @@ def _phrase(answer: str) -> re2._Regexp[str] | None:
 def _around(document: Document, span: Span, holding: re2._Regexp[str]) -> Evidence | None:
     """The line in which a span holds the phrase, or a window of it."""
     start, end = _line(document, span)
-    text = document.text(start, end)
-    match = holding.search(text)
-    if match is None:
+    position = _position(document, start, end, holding)
+    if position is None:
         return None
-    at = match.start(1)
-    line = span.line + text.count("\n", 0, at) if start == span.start else span.line
+    line = span.line + document.text(start, position).count("\n") if start == span.start else span.line
+    first = max(position - LONGEST - 1, start)
+    text = document.text(first, min(position + LONGEST + 1, end))
+    at = position - first
     before, after = text.rfind("\n", 0, at) + 1, text.find("\n", at)
     after = len(text) if after < 0 else after
     if after - before > LONGEST:
         before = max(before, at - LONGEST // 4)
         after = min(after, before + LONGEST)
-    return Evidence(document.name, line, start + before, start + after, text[before:after])
+    return Evidence(document.name, line, first + before, first + after, text[before:after])
+
+
+def _position(document: Document, start: int, end: int, holding: re2._Regexp[str]) -> int | None:
+    """Where the phrase first stands between two characters, read piece by piece: a line may have 50 MB."""
+    for at in range(start, end, _READ):
+        first = max(at - _OVERLAP, start)
+        match = holding.search(document.text(first, min(at + _READ, end)))
+        if match is not None:
+            return first + int(match.start(1))
+    return None
 
 
 def _line(document: Document, span: Span) -> tuple[int, int]:
@@ -143,7 +156,7 @@ def _line(document: Document, span: Span) -> tuple[int, int]:
     begin, end = document.line_bounds(position)
     if end - begin <= _READ and span.end - span.start <= end - begin:
         return document.char_of(begin), document.char_of(end)
-    return span.start, min(span.end, span.start + _READ)
+    return span.start, min(span.end, span.start + _MOST_READ)
 
 
 def _first(document: Document, span: Span) -> Evidence:
