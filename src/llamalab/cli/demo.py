@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,6 +180,7 @@ def _long_text(out: Console, chat: EngineChat) -> None:
 
 def _arena(out: Console) -> None:
     from rich.markup import escape
+    from rich.text import Text
 
     from llamalab.cli.arena import print_results
     from llamalab.cli.progress import progress_bar
@@ -208,11 +211,12 @@ def _arena(out: Console) -> None:
         out.print(f"[dim]{escape(str(error))}[/dim]")
         return
     out.print(
-        "What would other policies score, by what one of them wrote? Of a finite list of answers to each prompt,\n"
-        "the truth is a sum, so the estimates can be held against it:"
+        "What would other policies score, by what one of them wrote? Each prompt has a finite list of\n"
+        "answers, so the truth is a sum, and the estimates can be held against it:\n"
     )
-    out.print()
-    print_results(results)
+    with redirect_stdout(io.StringIO()) as table:
+        print_results(results)
+    out.print(Text(table.getvalue().rstrip()))
     seconds = time.perf_counter() - started
     out.print(f"\nAll that in {seconds:.0f} s, with pictures in {escape(str(folder / 'report.html'))}", soft_wrap=True)
 
