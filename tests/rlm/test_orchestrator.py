@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from llamalab import rlm
+from llamalab.engine import Message
 from llamalab.errors import ProviderUnavailable
 from llamalab.rlm.protocol import fence_of
 from tests.rlm.scripted import TEXT, Scripted, ask, ops_of, pool_of, settings, text, told
@@ -234,3 +237,22 @@ def test_no_run_costs_more_than_it_may() -> None:
         assert found.cost <= most
         assert found.text
         assert found.complete or "max_cost" in found.why
+
+
+def test_an_answer_that_fills_all_the_room_it_has_was_cut_and_is_not_complete() -> None:
+    for most, complete in ((999, True), (1000, False)):
+        answer = ask(Scripted([json.dumps({"op": "final", "answer": "x" * most})]))
+        assert (len(answer.text), answer.complete) == (most, complete)
+        assert complete or "cut" in answer.why
+
+
+def test_where_a_budget_made_the_answer_short_it_is_marked() -> None:
+    def as_long_as_it_may(_messages: Sequence[Message], schema: Any) -> str:
+        if "find" in ops_of(schema):
+            return '{"op":"find","text":"ada"}'
+        (final,) = schema["anyOf"]
+        return json.dumps({"op": "final", "answer": "x" * final["properties"]["answer"]["maxLength"]})
+
+    cut = [ask(Scripted(as_long_as_it_may), config=settings(max_tokens=most)) for most in range(3500, 5000, 100)]
+    assert all(not answer.complete for answer in cut)
+    assert any("the answer was cut" in answer.why and "max_tokens" in answer.why for answer in cut)

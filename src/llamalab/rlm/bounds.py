@@ -30,6 +30,17 @@ def fitting(schema: Mapping[str, Any], tokens: int) -> dict[str, Any]:
     return dict(schema)
 
 
+def fills(schema: Mapping[str, Any], answer: str) -> bool:
+    """Whether an answer is exactly as long as a schema lets it be: a model that is held to it had to stop there.
+
+    Args:
+        schema: of the turn, as `fitting` gives it.
+        answer: of its `final`.
+    """
+    bounds = (branch.get("properties", {}).get("answer", {}).get("maxLength") for branch in schema["anyOf"])
+    return any(len(answer) == most for most in bounds)
+
+
 def _shortened(branch: Mapping[str, Any], most: int, *, thought: bool) -> dict[str, Any]:
     properties = {
         name: {**field, "maxLength": min(field["maxLength"], most)} if "maxLength" in field else field

@@ -14,7 +14,7 @@ from typing import Any
 from llamalab.errors import InputError
 from llamalab.rlm.allowance import Allowance, Before, allow
 from llamalab.rlm.answer import Route
-from llamalab.rlm.bounds import fitting
+from llamalab.rlm.bounds import fills, fitting
 from llamalab.rlm.budget import Budget
 from llamalab.rlm.compact import LINES_SHOWN
 from llamalab.rlm.conclude import NO_ANSWER, End, answered, conclude, given_up
@@ -146,6 +146,7 @@ def _by_commands(here: Run, talk: Talk, max_turns: int | None) -> Generator[Even
             talk.messages.append(user_message(content))
             tape.fact(f"{path}{n}.message", {"content": content})
         ops = allowed_ops(settings.protocol, subs=may.subs, nested=may.nested, last=bool(last))
+        schema = fitting(schema_of(here, talk, ops), may.tokens)
         reply = ask_model(
             here.tree,
             here.budget,
@@ -153,7 +154,7 @@ def _by_commands(here: Run, talk: Talk, max_turns: int | None) -> Generator[Even
             "root",
             talk.messages,
             may.tokens,
-            schema=fitting(schema_of(here, talk, ops), may.tokens),
+            schema=schema,
             fatal=not path,
         )
         if reply.why:
@@ -180,6 +181,8 @@ def _by_commands(here: Run, talk: Talk, max_turns: int | None) -> Generator[Even
             result = Result(error=refused)
         if result.answer is not None:
             end = answered(settings.answer_schema, without_fence(result.answer, here.fence))
+            if not end.why and fills(schema, getattr(command, "answer", "")):
+                return replace(end, why=f"the answer was cut where its room ended{f' ({last})' if last else ''}")
             if last or not end.why:
                 return end
             result = Result(error=f"{end.why}. Give another answer")
