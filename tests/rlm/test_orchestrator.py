@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +10,10 @@ import pytest
 from llamalab import rlm
 from llamalab.engine import Message
 from llamalab.errors import ProviderUnavailable
+from llamalab.rlm import execute, orchestrator
+from llamalab.rlm.execute import Limits
 from llamalab.rlm.protocol import fence_of
+from llamalab.rlm.state import Clock
 from tests.rlm.scripted import TEXT, Scripted, ask, ops_of, pool_of, settings, text, told
 
 FIND = '{"thought":"look","op":"find","text":"access code","store":"hits"}'
@@ -256,3 +260,22 @@ def test_where_a_budget_made_the_answer_short_it_is_marked() -> None:
     cut = [ask(Scripted(as_long_as_it_may), config=settings(max_tokens=most)) for most in range(3500, 5000, 100)]
     assert all(not answer.complete for answer in cut)
     assert any("the answer was cut" in answer.why and "max_tokens" in answer.why for answer in cut)
+
+
+def test_an_answer_from_a_search_that_ended_early_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = text("ERROR\n" * 400_000)
+    stored = [command("regex", pattern="E[A-Z]+", store="e"), command("count", on="e", what="matches")]
+    with monkeypatch.context() as patched:
+        patched.setattr(orchestrator, "Limits", partial(Limits, seconds=-1.0))
+        answer = ask(Scripted([*stored, FINAL]), context=many)
+    assert (answer.text, answer.complete) == ("48213", False)
+    assert answer.why.startswith("regex in turn 1 was partial: its time ran out after ")
+    assert "of 2400000 characters" in answer.why
+
+
+def test_a_search_that_goes_to_the_end_makes_up_for_one_that_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([-1.0])
+    monkeypatch.setattr(execute, "Clock", lambda _s, stop_at: Clock(next(seconds, 60.0), stop_at))
+    root = Scripted([command("regex", pattern="E[A-Z]+", store="e"), command("find", text="ERROR"), FINAL])
+    answer = ask(root, context=text("ERROR\n" * 400_000))
+    assert (answer.text, answer.complete) == ("48213", True)

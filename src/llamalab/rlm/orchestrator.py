@@ -184,7 +184,7 @@ def _by_commands(here: Run, talk: Talk, max_turns: int | None) -> Generator[Even
             if not end.why and fills(schema, getattr(command, "answer", "")):
                 return replace(end, why=f"the answer was cut where its room ended{f' ({last})' if last else ''}")
             if last or not end.why:
-                return end
+                return replace(end, why=end.why or talk.partial)
             result = Result(error=f"{end.why}. Give another answer")
         yield Done(n, result.head, result.text, result.notes, result.error, path)
         if last:

@@ -19,6 +19,8 @@ from llamalab.rlm.subcalls import Place, ask_all, keeping_answer
 from llamalab.rlm.text import Context
 from llamalab.rlm.tree import Said, Settings, Tree
 
+_SEARCHES = frozenset({"find", "regex", "split", "index_terms", "aggregate"})
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -60,6 +62,7 @@ class Talk:
         bad: turns in a row that were no command.
         malformed: turns that were none.
         slowest: seconds of the slowest turn.
+        partial: which search of the documents ended early, and none after it went to their end; "" where none did.
     """
 
     messages: list[Message]
@@ -71,6 +74,7 @@ class Talk:
     bad: int = 0
     malformed: int = 0
     slowest: float = 0.0
+    partial: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,10 @@ def take_result(run: Run, talk: Talk, n: int, command: AnyCommand, result: Resul
     if result.error is None:
         talk.looked_at.append(Looked(result.spans, f"{result.head}\n{result.text}"))
         talk.best = _best(result) or talk.best
+        if result.partial_at is not None:
+            talk.partial = f"{command.op} in turn {n} was {result.notes[0]}"
+        elif command.op in _SEARCHES and getattr(command, "on", None) is None:
+            talk.partial = ""
     without_thought = command.model_copy(update={"thought": None}) if hasattr(command, "thought") else command
     seen = (written(without_thought), f"{result.head}\n{result.text}\n{result.error}")
     before = talk.seen.setdefault(seen, n)
