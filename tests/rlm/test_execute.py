@@ -263,6 +263,18 @@ def test_a_line_of_fifty_million_bytes_is_read_like_any_other() -> None:
     assert len(around) < 300
 
 
+def test_of_a_long_line_that_was_found_the_part_around_the_phrase_is_shown() -> None:
+    here = of("é" * 500 + " x " + "y" * 2000 + " the access code is 48213 " + "z" * 2000, "short: the access code is 7")
+    first, second = do(here, "find", text="Access Code").text.splitlines()
+    assert first == "doc2 L1: short: the access code is 7"
+    assert "the access code is 48213" in second
+    assert len(second) < 320
+    assert "is 48213" in do(here, "find", text="code access is 48213 the").text
+    plain = do(here, "find", text="x").text
+    assert plain.startswith("doc1 L1: …")
+    assert "é x y" in plain
+
+
 HOSTILE = ["x(?:x*[0-9])?", "(x*)*y", "x?x?x?x?x?x?xxxxxx", "(?:x.{0,300}){2}!", "(x+x+)+y", "[^y]*"]
 
 

@@ -111,9 +111,9 @@ def number(n: int | str, what: str, source: Value | None = None) -> Result:
     return Result(value, f"{what}: {n}", spans=source.spans(5) if source is not None else ())
 
 
-def listed(value: Value, state: State, one: str, many: str, *, around: bool = False) -> Result:
+def listed(value: Value, state: State, one: str, many: str, *, around: bool = False, phrase: str = "") -> Result:
     """Pieces as a result: how many there are, and the first of them."""
-    shown = show(value, state, around=around)
+    shown = show(value, state, around=around, phrase=phrase)
     notes = []
     if len(value.items) < value.total:
         notes.append(f"the first {len(value.items)} are kept; the others were counted")

@@ -164,6 +164,24 @@ def search(pattern: Pattern, text: Bytes, stop: Stop, *, ascii: bool, group: int
             yield found
 
 
+def first_match(pattern: Pattern, text: Bytes, *, ascii: bool) -> tuple[int, int] | None:
+    """Where the first match that is not empty begins and ends, in bytes; None where there is none.
+
+    Args:
+        pattern: what to look for.
+        text: UTF-8.
+        ascii: the text has no other characters.
+    """
+    machine, position = pattern.machine(ascii=ascii), 0
+    while position < len(text):
+        limit, end = machine.region(text, position)
+        begin, until = machine.match(_ANYWHERE, text, position, end)[0]
+        if 0 <= begin < until:
+            return begin, until
+        position = limit
+    return None
+
+
 def matching_lines(
     pattern: Pattern, text: Bytes, stop: Stop, *, ascii: bool, accept: Callable[[int, int], bool] | None = None
 ) -> Iterator[tuple[int, int]]:

@@ -28,7 +28,7 @@ _MANY = 2_000_000
 def find_(command: Find, state: State, clock: Clock) -> Result:
     """Lines with a phrase, or with its words."""
     value = find(state.source(command.on), command.text, clock, state.limits.matches, command.how)
-    return listed(value, state, "match", "matches")
+    return listed(value, state, "match", "matches", phrase=command.text)
 
 
 def regex(command: Regex, state: State, clock: Clock) -> Result:

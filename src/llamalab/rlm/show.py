@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llamalab.rlm.patterns import compile_pattern, first_match, quote
 from llamalab.rlm.places import Places
 from llamalab.rlm.state import State
 from llamalab.rlm.text import Document, Span
@@ -30,13 +31,14 @@ class Shown:
     whole: bool
 
 
-def show(value: Value, state: State, *, around: bool = False) -> Shown:
+def show(value: Value, state: State, *, around: bool = False, phrase: str = "") -> Shown:
     """A value, as far as `Limits.output` characters go.
 
     Args:
         value: to show.
         state: that it is shown in; with several documents each line says which it is of.
         around: matches are shown with the line around them.
+        phrase: of a line that is too long, what is around this is shown, and not the beginning.
     """
     most = state.limits.output
     if value.kind == "text":
@@ -44,7 +46,7 @@ def show(value: Value, state: State, *, around: bool = False) -> Shown:
     lines: list[str] = []
     whole = True
     for at in range(len(value.items)):
-        line, cut = _item(value, at, state, around=around)
+        line, cut = _item(value, at, state, around=around, phrase=phrase)
         most -= len(line) + 1
         if most < 0:
             return Shown("\n".join(lines), at, whole=False)
@@ -68,18 +70,31 @@ def _text(value: Value, state: State, most: int) -> Shown:
     return Shown("\n".join(lines), len(value.items), whole=True)
 
 
-def _item(value: Value, at: int, state: State, *, around: bool) -> tuple[str, bool]:
+def _item(value: Value, at: int, state: State, *, around: bool, phrase: str) -> tuple[str, bool]:
     if value.kind == "number":
         return value.items[at].text, False
     item = value.head(at, MAX_ITEM + 1)
     text = item.text
-    if around and isinstance(value.items, Places) and len(text) < MAX_ITEM:
+    if isinstance(value.items, Places):
         document, start, end = value.items.place(at)
-        text = _line_around(document, start, end)
+        if around and len(text) < MAX_ITEM:
+            text = _line_around(document, start, end)
+        elif phrase and len(text) > MAX_ITEM and (found := _first(phrase, document, start, end)) is not None:
+            text = _line_around(document, *found)
     text = " ".join(text.split())
     cut = len(text) > MAX_ITEM
     place = _place(item.span, state, 0) if item.span is not None else f"{at + 1}: "
     return place + (text[: MAX_ITEM - 1] + "…" if cut else text), cut
+
+
+def _first(phrase: str, document: Document, start: int, end: int) -> tuple[int, int] | None:
+    """Where a phrase, or the longest of its words that is there, first stands between two bytes."""
+    data = document.data[start:end]
+    for wanted in (phrase.strip(), *sorted(phrase.split(), key=len, reverse=True)):
+        found = first_match(compile_pattern(quote(wanted)), data, ascii=document.ascii) if wanted else None
+        if found is not None:
+            return start + found[0], start + found[1]
+    return None
 
 
 def _line_around(document: Document, start: int, end: int) -> str:
