@@ -116,3 +116,10 @@ def test_only_what_was_opened_here_is_closed(folder: Path) -> None:
     opened.close()
     assert memory.text() == "in memory"
     assert opened.context.documents[0].text(0, 5) == ""
+
+
+def test_an_empty_name_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "private.txt").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="The name of a document is empty"):
+        open_sources("")

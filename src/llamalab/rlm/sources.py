@@ -96,6 +96,8 @@ def open_sources(
 
 def _opened(source: str, seen: set[Path], left_out: list[str]) -> Iterator[Document]:
     """The documents of a file, folder or pattern, but for those that are open already."""
+    if not source:  # a variable of the shell that is not set: to a path it would be the current folder
+        raise InputError("The name of a document is empty. Give a file, a folder (. for this one), a pattern, or -.")
     path = Path(source).expanduser()
     if path.is_dir():
         files, chosen = _below(path, left_out), False
