@@ -69,15 +69,17 @@ def final(answer: object) -> str:
 
 
 def test_a_root_that_answers_in_another_form_is_told_and_may_try_again() -> None:
-    root = Scripted([final({"code": 1, "vault": "Blue"}), final({"code": 48213, "vault": "Blue"})])
+    look = '{"thought":"","op":"len"}'
+    root = Scripted([look, final({"code": 1, "vault": "Blue"}), final({"code": 48213, "vault": "Blue"})])
     answer = ask(root, schema=CODE)
     assert (answer.value, answer.complete) == ({"code": 48213, "vault": "Blue"}, True)
-    assert "no value of the schema" in told(root)[0]
+    assert "no value of the schema" in told(root)[1]
     assert "The answer is JSON of this schema" in root.asked[0][1]["content"]
 
 
 def test_in_the_last_turn_an_answer_of_another_form_comes_back_marked() -> None:
-    answer = ask(Scripted([final({"code": 1})]), schema=CODE, config=settings(max_iterations=1))
+    root = Scripted(['{"thought":"","op":"len"}', final({"code": 1})])
+    answer = ask(root, schema=CODE, config=settings(max_iterations=2))
     assert (answer.value, answer.complete) == (None, False)
     assert "no value of the schema" in answer.why
     assert json.loads(answer.text) == {"code": 1}

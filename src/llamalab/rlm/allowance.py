@@ -85,7 +85,8 @@ def allow(tree: Tree, budget: Budget, before: Before) -> Allowance:
         return Allowance(end="the time is over (max_seconds)", limit="max_seconds")
     shown, prompt, room = _fit(tree, budget, before)
     if room.final < _LEAST:
-        return Allowance(end=f"no further answer fits {room.what}", limit=room.limit, shown=shown, prompt=prompt)
+        why = f"no further answer fits {room.what}" if before.result else _unseen(tree, room, prompt, room.limit)
+        return Allowance(end=why, limit=room.limit, shown=shown, prompt=prompt)
     last, limit = "", ""
     if turns == 1:
         last, limit = f"it is the last turn ({why_turns})", "max_iterations"
@@ -93,6 +94,8 @@ def allow(tree: Tree, budget: Budget, before: Before) -> Allowance:
         last, limit = "the time is almost over (max_seconds)", "max_seconds"
     elif room.turn < ANSWER[protocol]:
         last, limit = f"only one more answer fits {room.what}", room.limit
+    if last and before.result is None:
+        return Allowance(end=_unseen(tree, room, prompt, limit), limit=limit, prompt=prompt)
     subs = budget.sub_calls_left
     return Allowance(
         last=last,
@@ -102,6 +105,19 @@ def allow(tree: Tree, budget: Budget, before: Before) -> Allowance:
         shown=shown,
         subs=subs is None or subs > 0,
         nested=budget.may_nest and turns > 2,
+    )
+
+
+def _unseen(tree: Tree, room: _Room, prompt: int, limit: str) -> str:
+    """Why a run ends before its first turn: an answer would be made up, for no document was looked at."""
+    if limit != "context":
+        return f"{limit} leaves no turn to look at the documents before the answer"
+    protocol = tree.settings.protocol
+    other = ' or protocol = "compact"' if protocol == "full" else ""
+    return (
+        f"the first prompt of the {protocol} protocol has {prompt:,} tokens, of which a result and an answer are to "
+        f"follow, and the root's window has {prompt + room.final + 1:,}: give it a longer context (n_ctx){other}, or "
+        "take a model with a longer one"
     )
 
 
