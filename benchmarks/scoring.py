@@ -30,11 +30,11 @@ import numpy as np
 
 import synthetic
 from llamalab.checkpoints.locate import PICO
-from llamalab.engine import Decoding, ScoreRequest
 from llamalab.engines import load, machine
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.engines.native import api
 from llamalab.engines.scorer import decode_rows, score_window, strict_options
+from llamalab.scored import Decoding, ScoreRequest
 
 PROMPT = RESPONSE = 150
 N_CTX = 512
@@ -207,7 +207,7 @@ class Bench:
         for scores in (False, True):
             code = (
                 "import numpy as np; from llamalab.engines.llama_cpp import LlamaCppEngine\n"
-                "from llamalab.engine import ScoreRequest; from llamalab.engines.machine import peak_memory\n"
+                "from llamalab.scored import ScoreRequest; from llamalab.engines.machine import peak_memory\n"
                 f"e = LlamaCppEngine({str(self.path)!r}, n_ctx=4096, n_seq=0, n_threads={self.args.threads},"
                 " load_mode='read')\n"
                 "ids = np.random.default_rng(0).integers(0, e.info.n_vocab, 4096).tolist()\n"

@@ -16,9 +16,10 @@ import numpy as np
 from llamalab.chat import EngineChat
 from llamalab.checkpoints.convert import convert
 from llamalab.checkpoints.locate import locate
-from llamalab.engine import GenerateRequest, Generation, SamplingParams, Scored, ScoreMode, ScoreRequest
+from llamalab.engine import GenerateRequest, Generation, SamplingParams
 from llamalab.engines import load
 from llamalab.lab.quantize import quantize
+from llamalab.scored import Scored, ScoreMode, ScoreRequest
 
 PICTURE = Path(__file__).parent / "pictures" / "agreement.svg"
 PROMPTS = (

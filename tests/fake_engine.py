@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamalab.engine import Event, GenerateRequest, Generation, ModelInfo, Scored, ScoreRequest, Token, Usage
+from llamalab.engine import Event, GenerateRequest, Generation, ModelInfo, Token, Usage
+from llamalab.scored import Scored, ScoreRequest
 from tests.chat_cases import CONTROL
 
 

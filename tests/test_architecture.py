@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "llamalab"
 FLOOR = {
     "engine": 0,
     "errors": 0,
+    "scored": 0,
     "checkpoints": 1,
     "llama": 1,
     "ope": 1,

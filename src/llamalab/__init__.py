@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from llamalab.engine import (
         ChatInfo,
         ChatModel,
-        Decoding,
         Delta,
         Engine,
         GenerateRequest,
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
         ModelInfo,
         Reply,
         SamplingParams,
-        Scored,
-        ScoreRequest,
         Token,
         TokenLogprob,
     )
@@ -57,6 +54,9 @@ if TYPE_CHECKING:
         TemplateMissing,
         TokenBoundaryError,
     )
+    from llamalab.scored import Decoding as Decoding
+    from llamalab.scored import Scored as Scored
+    from llamalab.scored import ScoreRequest as ScoreRequest
     from llamalab.scoring.teacher_forcing import RobustTeacherForcing as RobustTeacherForcing
     from llamalab.scoring.teacher_forcing import TeacherForcing as TeacherForcing
 
@@ -68,7 +68,7 @@ _HOME = {
     "TeacherForcing": "llamalab.scoring.teacher_forcing",
     "ChatInfo": "llamalab.engine",
     "ChatModel": "llamalab.engine",
-    "Decoding": "llamalab.engine",
+    "Decoding": "llamalab.scored",
     "Delta": "llamalab.engine",
     "Engine": "llamalab.engine",
     "GenerateRequest": "llamalab.engine",
@@ -76,8 +76,8 @@ _HOME = {
     "ModelInfo": "llamalab.engine",
     "Reply": "llamalab.engine",
     "SamplingParams": "llamalab.engine",
-    "ScoreRequest": "llamalab.engine",
-    "Scored": "llamalab.engine",
+    "ScoreRequest": "llamalab.scored",
+    "Scored": "llamalab.scored",
     "Token": "llamalab.engine",
     "TokenLogprob": "llamalab.engine",
     "BudgetExceeded": "llamalab.errors",

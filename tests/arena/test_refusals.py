@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from llamalab.arena.config import load_config
 from llamalab.arena.refusals import contains
 from llamalab.arena.settings import ArenaConfig
-from llamalab.engine import Decoding
 from llamalab.errors import ConfigError
+from llamalab.scored import Decoding
 
 
 def config(tmp_path: Path, base: str, target: str, rest: str = "", *, name: str = "pi") -> ArenaConfig:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from llamalab.engine import ScoreRequest
 from llamalab.engines import load
+from llamalab.scored import ScoreRequest
 from llamalab.scoring.session import Session
 from tests.cli.conftest import Cli
 

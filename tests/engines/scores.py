@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llamalab.engine import Decoding, Engine, Scored, ScoreRequest
+from llamalab.engine import Engine
+from llamalab.scored import Decoding, Scored, ScoreRequest
 
 SAMPLERS = (Decoding(0.5), Decoding(0.7, top_k=20, top_p=0.9))
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from llamalab.engine import Event, GenerateRequest, Generation, SamplingParams, ScoreRequest, Token
+from llamalab.engine import Event, GenerateRequest, Generation, SamplingParams, Token
 from llamalab.engines import schedule
 from llamalab.engines.events import EventStream
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, SchemaError
+from llamalab.scored import ScoreRequest
 
 PERSON = {
     "type": "object",

@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import llamalab
 from llamalab.checkpoints.checkpoint import open_checkpoint
 from llamalab.checkpoints.gguf import write_gguf_checkpoint
-from llamalab.engine import Event, GenerateRequest, Generation, LogitsEngine, SamplingParams, ScoreRequest, Token
+from llamalab.engine import Event, GenerateRequest, Generation, LogitsEngine, SamplingParams, Token
 from llamalab.engines import provider_of
 from llamalab.engines.jax import JaxEngine
 from llamalab.engines.jax_device import keep_compilations
@@ -27,6 +27,7 @@ from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, OutOfMemory, SchemaError
 from llamalab.llama.entropix import TokenTrace
 from llamalab.llama.entropix_cases import CASES
+from llamalab.scored import ScoreRequest
 from tests.llama.compilations import compilations
 
 PERSON = {

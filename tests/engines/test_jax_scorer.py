@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llamalab.engine import Decoding, ScoreRequest
 from llamalab.engines.jax import JaxEngine
 from llamalab.engines.llama_cpp import LlamaCppEngine
+from llamalab.scored import Decoding, ScoreRequest
 from tests.engines.scores import conversations, same_bits_however_they_are_asked_for
 
 

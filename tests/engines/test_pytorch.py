@@ -13,11 +13,12 @@ from llamalab.checkpoints.checkpoint import Checkpoint, Tensor
 from llamalab.checkpoints.gguf import write_gguf_checkpoint
 from llamalab.checkpoints.huggingface import write_huggingface
 from llamalab.checkpoints.meta import write_meta
-from llamalab.engine import GenerateRequest, Generation, LogitsEngine, SamplingParams, ScoreRequest
+from llamalab.engine import GenerateRequest, Generation, LogitsEngine, SamplingParams
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import ConfigError, ModelFileError
 from llamalab.lab.verify import Verdict, verify
 from llamalab.llama.config import LlamaConfig, RopeScaling
+from llamalab.scored import ScoreRequest
 from tests.checkpoints.tiny_checkpoint import N_TOKENS, checkpoint
 
 pytestmark = [pytest.mark.reference, pytest.mark.xdist_group("pytorch")]

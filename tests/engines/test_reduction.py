@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from llamalab.engine import Decoding
 from llamalab.engines.native import api
 from llamalab.engines.reduction import joined, reduce, scored, support
 from llamalab.errors import EngineError
+from llamalab.scored import Decoding
 
 ROWS = hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 60)), elements=st.floats(-30, 30, width=32))
 SAMPLERS = st.builds(

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamalab.engine import GenerateRequest, Generation, LogitsEngine, ModelInfo, SamplingParams, ScoreRequest, Token
+from llamalab.engine import GenerateRequest, Generation, LogitsEngine, ModelInfo, SamplingParams, Token
 from llamalab.engines.reference import ReferenceEngine, draw
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, SchemaError
+from llamalab.scored import ScoreRequest
 
 V, EOS = 12, 11
 P = np.array([0.4, 0.3, 0.15, 0.1, 0.05])

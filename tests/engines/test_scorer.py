@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamalab.engine import Decoding, GenerateRequest, ScoreRequest
+from llamalab.engine import GenerateRequest
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError
 from llamalab.lab.shapes import Shape
 from llamalab.lab.synth import write_synthetic
+from llamalab.scored import Decoding, ScoreRequest
 from tests import tiny
 from tests.engines.scores import conversations, same_bits_however_they_are_asked_for
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llamalab.engine import GenerateRequest, SamplingParams, ScoreRequest
+from llamalab.engine import GenerateRequest, SamplingParams
 from llamalab.engines import sampling, weights
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import EngineError, InputError, ModelFileError, SchemaError
+from llamalab.scored import ScoreRequest
 from tests import tiny
 
 

@@ -14,13 +14,14 @@ import pytest
 
 from llamalab.checkpoints.checkpoint import Tensor, open_checkpoint
 from llamalab.checkpoints.gguf import write_gguf_checkpoint
-from llamalab.engine import Event, GenerateRequest, Generation, LogitsEngine, ModelInfo, Scored, ScoreRequest
+from llamalab.engine import Event, GenerateRequest, Generation, LogitsEngine, ModelInfo
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import ConfigError, InputError
 from llamalab.lab.differences import DifferenceSum, divergences, log_softmax
 from llamalab.lab.prompts import BUILT_IN, parse_prompts
 from llamalab.lab.rounding import Rounding, explain, rounding_of
 from llamalab.lab.verify import Verdict, verify
+from llamalab.scored import Scored, ScoreRequest
 from tests import tiny
 
 V, LAYERS, WIDTH = 260, 3, 8

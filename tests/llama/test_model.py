@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from llamalab.checkpoints.gguf import write_gguf
-from llamalab.engine import ScoreRequest
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig, RopeScaling
 from llamalab.llama.model import rms_norm, xfmr
 from llamalab.llama.rope import inverse_frequencies, rotate
 from llamalab.llama.weights import XfmrWeights, count_parameters, init_weights
+from llamalab.scored import ScoreRequest
 from tests.checkpoints.test_gguf import byte_vocabulary
 from tests.llama.random_weights import random_weights
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamalab.engine import Decoding
+from llamalab.scored import Decoding
 from llamalab.scoring.fingerprint import Fingerprint
 from llamalab.scoring.store import StoredScore, Wanted
 

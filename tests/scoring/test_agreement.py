@@ -10,8 +10,8 @@ import pytest
 from llamalab.chat import EngineChat
 from llamalab.checkpoints.convert import convert
 from llamalab.checkpoints.locate import locate
-from llamalab.engine import ScoreRequest
 from llamalab.engines import load
+from llamalab.scored import ScoreRequest
 
 CONVERSATIONS = {
     "The access code of the Blue Harbor vault is 48213. What is the access code of the Blue Harbor vault?": "48213",

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from llamalab.engine import ScoreMode, ScoreRequest
 from llamalab.engines import load
 from llamalab.errors import ConfigError, ModelFileError, ModelNotFound
+from llamalab.scored import ScoreMode, ScoreRequest
 from llamalab.scoring import fingerprint as module
 from llamalab.scoring.fingerprint import Fingerprint, fingerprint
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llamalab.engine import Decoding
 from llamalab.errors import ConfigError, LlamalabError, ModelNotFound, ProviderError
+from llamalab.scored import Decoding
 from llamalab.scoring.policy import Policy, load_policies, make_policy
 
 GUIDE = """

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from llamalab.engine import ScoreRequest
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import (
     ConfigError,
@@ -18,6 +17,7 @@ from llamalab.errors import (
     TemplateMissing,
     TokenBoundaryError,
 )
+from llamalab.scored import ScoreRequest
 from llamalab.scoring.policy import make_policy
 from llamalab.scoring.remote import RemoteScorer
 from llamalab.scoring.teacher_forcing import TeacherForcing

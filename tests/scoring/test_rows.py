@@ -8,7 +8,6 @@ import math
 
 import pytest
 
-from llamalab.engine import Decoding
 from llamalab.errors import (
     ContextOverflow,
     EmptyResponse,
@@ -19,6 +18,7 @@ from llamalab.errors import (
     TemplateMissing,
     TokenBoundaryError,
 )
+from llamalab.scored import Decoding
 from llamalab.scoring.policy import Policy
 from llamalab.scoring.result import LogProbResult, TokenScore
 from llamalab.scoring.rows import BadRow, Row, as_line, error_type, read_rows, result_record

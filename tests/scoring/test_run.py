@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from llamalab.cli import app as cli
-from llamalab.engine import Decoding
 from llamalab.errors import ConfigError, ContextOverflow, InputError, LlamalabError, ModelNotFound
+from llamalab.scored import Decoding
 from llamalab.scoring.policy import Policy
 from llamalab.scoring.result import LogProbResult, TokenScore
 from llamalab.scoring.run import Plan, run

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from llamalab.engine import Scored, ScoreRequest
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.engines.scorer import Scorer
 from llamalab.lab.shapes import Shape
 from llamalab.lab.synth import write_synthetic
+from llamalab.scored import Scored, ScoreRequest
 from llamalab.scoring.self_test import Report, self_test
 
 

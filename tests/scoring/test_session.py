@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from llamalab.engine import DecodedScore, Decoding, Scored, ScoreRequest
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import (
     ConfigError,
@@ -23,6 +22,7 @@ from llamalab.errors import (
     NonFinite,
     TemplateMissing,
 )
+from llamalab.scored import DecodedScore, Decoding, Scored, ScoreRequest
 from llamalab.scoring import session as module
 from llamalab.scoring.policy import Policy, make_policy
 from llamalab.scoring.result import LogProbResult

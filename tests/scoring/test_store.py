@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from llamalab.engine import Decoding
 from llamalab.errors import ModelFileError, StoreError
+from llamalab.scored import Decoding
 from llamalab.scoring.fingerprint import FileState, Fingerprint
 from llamalab.scoring.store import Store, StoredScore, Wanted, digest_of
 from llamalab.scoring.store_file import SCHEMA_VERSION

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llamalab.engine import Decoding
 from llamalab.errors import InputError, StoreError
+from llamalab.scored import Decoding
 from llamalab.scoring.store import Store, StoredScore
 from llamalab.scoring.store_care import export, info, prune
 from llamalab.scoring.store_repair import repair

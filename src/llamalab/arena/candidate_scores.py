@@ -20,9 +20,9 @@ import numpy as np
 from llamalab.arena.generation import asked
 from llamalab.arena.judges import Judge, Judged, ToJudge, open_judge
 from llamalab.arena.settings import ArenaConfig
-from llamalab.engine import Scored, ScoreRequest
 from llamalab.engines.machine import physical_cores
 from llamalab.errors import ConfigError, InputError, LlamalabError
+from llamalab.scored import Scored, ScoreRequest
 from llamalab.scoring.policy import Policy
 from llamalab.scoring.session import Session, sampler_of
 from llamalab.scoring.spans import Tokens, prefix_ids, span
@@ -209,9 +209,11 @@ def _pass(
 
 def _scores(tokens: Tokens, ids: Sequence[int], answer: Scored, sampler: int | None) -> dict[str, Any]:
     raw = [float("nan") if value is None else value for value in answer.logprobs]
-    under = raw if sampler is None else [
-        float("nan") if value is None else value for value in answer.decoded[sampler].logprobs
-    ]
+    under = (
+        raw
+        if sampler is None
+        else [float("nan") if value is None else value for value in answer.decoded[sampler].logprobs]
+    )
     if not all(map(math.isfinite, raw)) or any(map(math.isnan, under)):
         raise InputError("A log probability is not finite: the model's logits are not in order.")
     return {
@@ -224,9 +226,7 @@ def _scores(tokens: Tokens, ids: Sequence[int], answer: Scored, sampler: int | N
     }
 
 
-def _renormalised(
-    found: list[dict[str, dict[str, Any]]], prompt: Mapping[str, Any]
-) -> list[dict[str, dict[str, Any]]]:
+def _renormalised(found: list[dict[str, dict[str, Any]]], prompt: Mapping[str, Any]) -> list[dict[str, dict[str, Any]]]:
     """The same with "logprob"; what is impossible is null."""
     for name in found[0]:
         try:

@@ -29,8 +29,9 @@ from llamalab.arena.settings import (
     PromptSettings,
     ResponseSettings,
 )
-from llamalab.engine import Decoding, Schema
+from llamalab.engine import Schema
 from llamalab.engines.options import nearest
+from llamalab.scored import Decoding
 from llamalab.scoring.policy import Policy
 
 DEFAULT_RANGE = (0.0, 10.0)

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from llamalab.arena.settings import ArenaConfig
-from llamalab.engine import Decoding
 from llamalab.errors import ConfigError
+from llamalab.scored import Decoding
 from llamalab.scoring.policy import Policy
 
 _IRRELEVANT = frozenset({"n_threads", "n_seq", "load_mode"})

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from llamalab.checkpoints.locate import locate
-from llamalab.engine import ScoreRequest
 from llamalab.errors import LlamalabError
+from llamalab.scored import ScoreRequest
 from llamalab.scoring.policy import Policy, make_policy
 from llamalab.scoring.rows import Row, read_rows
 from llamalab.scoring.session import Item, Session

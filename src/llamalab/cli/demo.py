@@ -130,7 +130,7 @@ def _constrained(out: Console, chat: EngineChat, speed: Speed) -> None:
 def _log_probabilities(out: Console, chat: EngineChat) -> None:
     from rich.text import Text
 
-    from llamalab.engine import ScoreRequest
+    from llamalab.scored import ScoreRequest
 
     _title(out, "Log probabilities")
     out.print("How probable two answers to the first question are, token by token, in nats (0 is certain):")

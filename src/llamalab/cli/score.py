@@ -16,8 +16,8 @@ from llamalab.cli.jax_options import DtypeOption, Int8Option, MeshOption
 from llamalab.cli.options import MODEL_HELP, EngineOptions, JsonOption, expand_options
 from llamalab.cli.progress import rate_bar
 from llamalab.cli.score_model import measure_text, show_perplexity, show_self_test
-from llamalab.engine import ScoreMode
 from llamalab.errors import ConfigError
+from llamalab.scored import ScoreMode
 
 if TYPE_CHECKING:
     from llamalab.scoring.policy import Policy

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from llamalab.cli.output import console, decode, print_error, print_json, print_table, read_stdin
-from llamalab.engine import ScoreMode
 from llamalab.errors import InputError
+from llamalab.scored import ScoreMode
 
 if TYPE_CHECKING:
     from llamalab.scoring.perplexity import Perplexity

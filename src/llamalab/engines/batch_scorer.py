@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from llamalab.engine import Scored
 from llamalab.engines.native import api, float_view, logits_address
 from llamalab.engines.reduction import Reduced, joined, reduce, scored
 from llamalab.engines.request import Asked, Ids, common_prefix, in_order
 from llamalab.engines.scorer import decode_rows
 from llamalab.errors import EngineError
+from llamalab.scored import Scored
 
 SEQUENCES = 8
 """Responses in a group, at most."""

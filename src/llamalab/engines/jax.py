@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamalab.checkpoints.checkpoint import open_checkpoint
-from llamalab.engine import Event, GenerateRequest, Scored, ScoreMode, ScoreRequest
+from llamalab.engine import Event, GenerateRequest
 from llamalab.engines.checkpoint_engine import DEFAULT_CONTEXT, CheckpointEngine, describe
 from llamalab.engines.events import EventStream
 from llamalab.engines.request import check_mode, check_request, check_score, checked_ids, checked_text
 from llamalab.engines.response import Queue, Response
 from llamalab.engines.tokenizer import Tokenizer, open_tokenizer
 from llamalab.errors import ConfigError, InputError, SchemaError
+from llamalab.scored import Scored, ScoreMode, ScoreRequest
 
 try:
     import jax

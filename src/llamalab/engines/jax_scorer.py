@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from llamalab.engine import Decoding, Scored, ScoreMode
 from llamalab.engines.reduction import Reduced, joined, reduce, scored
 from llamalab.engines.request import Asked, Ids, common_prefix, in_order
 from llamalab.errors import EngineError
@@ -29,6 +28,7 @@ from llamalab.llama.config import LlamaConfig
 from llamalab.llama.generate import bucket
 from llamalab.llama.model import unembed, xfmr
 from llamalab.llama.weights import XfmrWeights
+from llamalab.scored import Decoding, Scored, ScoreMode
 
 BLOCK = 128
 """Tokens of a block."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamalab.engine import Event, GenerateRequest, ModelInfo, Scored, ScoreMode, ScoreRequest
+from llamalab.engine import Event, GenerateRequest, ModelInfo
 from llamalab.engines import machine
 from llamalab.engines.batch_scorer import FAST_TEXTS, SEQUENCES, BatchScorer
 from llamalab.engines.context import context_length, context_parameters, on_gpu, padded, sequences
@@ -31,6 +31,7 @@ from llamalab.engines.schedule import Scheduler
 from llamalab.engines.scorer import ROWS, Scorer, score_window, strict_options
 from llamalab.engines.weights import checked_header, open_weights, weight_bytes
 from llamalab.errors import ConfigError, EngineError, InputError, ModelFileError, OutOfMemory
+from llamalab.scored import Scored, ScoreMode, ScoreRequest
 
 if TYPE_CHECKING:
     import numpy as np

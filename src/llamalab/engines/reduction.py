@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from llamalab.engine import DecodedScore, Decoding, Scored
 from llamalab.errors import EngineError
+from llamalab.scored import DecodedScore, Decoding, Scored
 
 Array = np.ndarray[Any, Any]
 

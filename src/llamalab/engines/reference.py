@@ -14,19 +14,7 @@ from typing import Any
 import numpy as np
 
 from llamalab.checkpoints.checkpoint import Checkpoint
-from llamalab.engine import (
-    Event,
-    FinishReason,
-    GenerateRequest,
-    Generation,
-    Scored,
-    ScoreMode,
-    ScoreRequest,
-    Timings,
-    Token,
-    TokenLogprob,
-    Usage,
-)
+from llamalab.engine import Event, FinishReason, GenerateRequest, Generation, Timings, Token, TokenLogprob, Usage
 from llamalab.engines.checkpoint_engine import DEFAULT_CONTEXT, CheckpointEngine
 from llamalab.engines.machine import available_memory
 from llamalab.engines.reduction import joined, reduce, scored
@@ -34,6 +22,7 @@ from llamalab.engines.request import Asked, check_score
 from llamalab.engines.sampling import check_sampling, penalised
 from llamalab.engines.streaming import TextStream
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, OutOfMemory, SchemaError
+from llamalab.scored import Scored, ScoreMode, ScoreRequest
 
 Logits = np.ndarray[Any, Any]
 

@@ -9,9 +9,10 @@ from typing import get_args
 
 import numpy as np
 
-from llamalab.engine import Decoding, GenerateRequest, SamplingParams, ScoreMode, ScoreRequest
+from llamalab.engine import GenerateRequest, SamplingParams
 from llamalab.engines.sampling import check_sampling
 from llamalab.errors import ConfigError, ContextOverflow, InputError
+from llamalab.scored import Decoding, ScoreMode, ScoreRequest
 
 Ids = np.ndarray[tuple[int], np.dtype[np.int32]]
 

@@ -22,12 +22,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from llamalab.engine import Scored
 from llamalab.engines.native import api, decode, float_view, logits_address, native_reason
 from llamalab.engines.options import Options
 from llamalab.engines.reduction import Reduced, joined, reduce, scored
 from llamalab.engines.request import Asked, Ids, common_prefix, in_order
 from llamalab.errors import EngineError
+from llamalab.scored import Scored
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

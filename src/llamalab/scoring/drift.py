@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llamalab.engine import Engine, Scored, ScoreRequest
+from llamalab.engine import Engine
 from llamalab.errors import LlamalabError
+from llamalab.scored import Scored, ScoreRequest
 
 _RESPONSES = 4
 """So many are scored strictly too."""

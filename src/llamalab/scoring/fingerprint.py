@@ -25,10 +25,10 @@ from typing import Any, Protocol
 from llamalab.checkpoints.checksum import Progress, sha256
 from llamalab.checkpoints.locate import locate
 from llamalab.checkpoints.split import model_parts
-from llamalab.engine import ScoreMode
 from llamalab.engines import PROVIDERS
 from llamalab.engines.machine import physical_cores, processor
 from llamalab.errors import ModelFileError
+from llamalab.scored import ScoreMode
 
 SCHEDULES: Mapping[str, int] = {"llama_cpp": 2, "jax": 2, "transformers": 2, "meta": 2}
 """Of each runtime: to be raised by one when the order of its computations, or the reduction of its logits, changes."""

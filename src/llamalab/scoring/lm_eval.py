@@ -24,9 +24,10 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from llamalab.chat import EngineChat
-from llamalab.engine import GenerateRequest, Generation, Message, SamplingParams, Scored, ScoreMode, ScoreRequest
+from llamalab.engine import GenerateRequest, Generation, Message, SamplingParams
 from llamalab.engines import load
 from llamalab.errors import ConfigError, ContextOverflow, InputError, NonFinite
+from llamalab.scored import Scored, ScoreMode, ScoreRequest
 from llamalab.templates import Piece
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from llamalab.engine import Scored, ScoreMode, ScoreRequest
 from llamalab.errors import ConfigError, InputError
+from llamalab.scored import Scored, ScoreMode, ScoreRequest
 from llamalab.scoring.policy import Policy
 from llamalab.scoring.session import Session
 from llamalab.scoring.store import Store, StoredScore, Wanted

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from llamalab.engine import Decoding
 from llamalab.engines import PROVIDERS, REMOTE, provider_of, split_spec
 from llamalab.engines.options import Options, nearest, parse_options
 from llamalab.engines.request import check_decoding
 from llamalab.errors import ConfigError, ModelFileError, ProviderError
+from llamalab.scored import Decoding
 from llamalab.scoring.settings_file import read_settings
 
 DATE = "2024-07-26"

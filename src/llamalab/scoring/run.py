@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import shutil
 import sys
 import tempfile
@@ -16,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
-from llamalab.engine import ScoreMode
 from llamalab.errors import ConfigError, InputError, LlamalabError, ModelFileError, OutOfMemory, StoreError
+from llamalab.scored import ScoreMode
 from llamalab.scoring.fingerprint import Fingerprint, fingerprint
 from llamalab.scoring.output import FACTS, STREAM, Kept, open_output, values
 from llamalab.scoring.policy import Policy
@@ -136,6 +137,21 @@ def run(
             if progress is not None:
                 progress(done, rows)
         return Summary(rows, kept, tally.values, tally.stored, tally.out_of_support, dict(tally.errors))
+
+
+def record_of(plan: Plan, rows: bytes) -> dict[str, Any]:
+    """What `run` writes beside its target about these rows: everything that decides the target's bytes.
+
+    Args:
+        plan: policies and settings.
+        rows: JSON lines.
+
+    Raises:
+        ModelNotFound, ModelFileError, ConfigError: a policy's model cannot be read.
+    """
+    marks = {name: fingerprint(policy, plan.mode) for name, policy in plan.policies.items()}
+    sum, count = _measured(io.BytesIO(rows), "rows")
+    return _record(plan, marks, sum, count)
 
 
 class _Tally:

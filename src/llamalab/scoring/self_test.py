@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llamalab.engine import Engine, Scored, ScoreMode, ScoreRequest
+from llamalab.engine import Engine
 from llamalab.engines import load, machine, provider_of, split_spec
 from llamalab.errors import LlamalabError
 from llamalab.lab.prompts import BUILT_IN
+from llamalab.scored import Scored, ScoreMode, ScoreRequest
 
 SYSTEM = "You answer questions about the text below in one sentence, and say so when it does not hold the answer.\n"
 """Stands before each prompt: what real prompts share."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, get_args
 
-from llamalab.engine import Decoding, Engine, Message, Scored, ScoreMode, ScoreRequest
+from llamalab.engine import Engine, Message
 from llamalab.engines import load
 from llamalab.errors import ConfigError, ContextOverflow, InputError, LlamalabError, NonFinite
+from llamalab.scored import Decoding, Scored, ScoreMode, ScoreRequest
 from llamalab.scoring.drift import drift
 from llamalab.scoring.fingerprint import Fingerprint, fingerprint
 from llamalab.scoring.policy import Policy

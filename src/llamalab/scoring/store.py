@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llamalab.checkpoints.folders import cache_folder
-from llamalab.engine import Decoding
 from llamalab.errors import StoreError
+from llamalab.scored import Decoding
 from llamalab.scoring.fingerprint import Fingerprint
 from llamalab.scoring.store_file import damaged, explained, open_store, transaction
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from llamalab.engine import Message, ScoreMode
+from llamalab.engine import Message
 from llamalab.errors import LlamalabError
+from llamalab.scored import ScoreMode
 from llamalab.scoring.policy import DATE, Policy, make_policy
 from llamalab.scoring.result import LogProbResult
 from llamalab.scoring.session import Item, Session
