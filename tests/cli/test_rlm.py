@@ -166,6 +166,22 @@ def test_an_answer_that_a_budget_ended_is_marked_and_the_exit_code_is_1(cli: Cli
     assert "\nincomplete: " in done.out
 
 
+def test_an_answer_that_claims_more_than_was_read_says_so_in_text_and_json(cli: Cli, serve: Serve, big: Path) -> None:
+    invented = FINAL.replace("48213", "Thursday")
+    _, config = serve(lambda asked: FIND if len(asked.body["messages"]) < 4 else invented)
+    ask = ("rlm", "ask", QUESTION, "big.log", "--config", str(config), "--no-journal")
+    done = cli(*ask)
+    assert (done.code, done.out.splitlines()[0]) == (0, "Thursday")
+    assert "\nnote: no line that was read says it" in done.out
+    assert json.loads(cli(*ask, "--json").out)["doubt"].startswith("no line that was read")
+
+    _, config = serve(lambda _: invented)
+    unread = cli(*ask)
+    assert (unread.code, unread.out.splitlines()[0]) == (1, "Thursday")
+    assert "\nincomplete: no evidence: nothing of the text was read before it" in unread.out
+    assert "no evidence" in json.loads(cli(*ask, "--json").out)["why"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

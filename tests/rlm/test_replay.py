@@ -183,6 +183,15 @@ def test_a_search_that_ran_out_of_time_is_replayed_to_the_same_place(
     assert replay(journal, many).equal
 
 
+@pytest.mark.parametrize(("name", "content"), [("unread", TEXT), ("lacking", CONTENT)])
+def test_a_journal_of_a_version_that_asked_for_no_evidence_is_replayed_as_it_was(name: str, content: str) -> None:
+    """Of these runs the answers would not be called complete today."""
+    found = replay(Path(__file__).with_name("journals") / f"{name}.jsonl", text(content))
+    assert (found.equal, found.finished, found.difference) == (True, True, "")
+    assert found.answer is not None
+    assert found.answer.complete
+
+
 def test_documents_are_checked_first(tmp_path: Path) -> None:
     file, journal = tmp_path / "log.txt", tmp_path / "run.jsonl"
     file.write_text(TEXT)

@@ -95,8 +95,8 @@ def ask(
     """Answer QUESTION over documents that the model never sees whole.
 
     The root model gives commands (find, count, regex, map, ...) until it knows; what supports the answer is printed
-    with line numbers. Without --config, --root and --sub the built-in pico does it, a demonstration model. The exit
-    code is 1 if a budget ended the run: then the best answer so far is printed, and marked.
+    with line numbers. Without --config, --root and --sub the built-in pico does it, a demonstration model. An answer
+    that a budget ended, or that rests on nothing read, is printed, marked incomplete, and the exit code is 1.
     """
     held = _schema(schema) if schema is not None else None
     journal = journals.new()

@@ -98,6 +98,8 @@ def print_answer(answer: Answer) -> None:
     print(shown(answer.text))
     if not answer.complete:
         print(f"\nincomplete: {shown(answer.why)}")
+    if answer.doubt:
+        print(f"\nnote: {answer.doubt}")
     if answer.evidence:
         print()
     for evidence in answer.evidence[:EVIDENCE_SHOWN]:

@@ -58,9 +58,11 @@ class Answer:
         question: that was asked.
         text: the answer; never empty. Of an incomplete run: the best there was when it ended.
         value: the answer as a schema types it; None without a schema, or where no value of it was reached.
-        complete: the model gave this answer itself, and within its budget.
-        why: of an incomplete one: what ended the run. Empty otherwise.
+        complete: the model gave this answer itself, within its budget, after it had read something of the documents,
+            and nothing that it asked for was missing.
+        why: of an incomplete one: what ended the run, or what is missing. Empty otherwise.
         evidence: lines that support it, best first.
+        doubt: of a complete one: what it claims beyond what was read. Empty where nothing is known against it.
         usage: tokens by role; the whole tree of nested runs, lost calls too.
         cost: in the currency of the configured prices.
         seconds: wall clock, those before a run was resumed included.
@@ -78,6 +80,7 @@ class Answer:
     complete: bool = True
     why: str = ""
     evidence: tuple[Evidence, ...] = ()
+    doubt: str = ""
     usage: Mapping[Role, Usage] = field(default_factory=dict)
     cost: float = 0.0
     seconds: float = 0.0

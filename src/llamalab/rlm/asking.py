@@ -114,6 +114,7 @@ def settings_of(config: RlmConfig, protocol: Protocol, schema: Mapping[str, Any]
         bypass_threshold=config.bypass_threshold,
         answer_schema=None if schema is None else dict(schema),
         limits=limits,
+        grounded=True,
     )
 
 

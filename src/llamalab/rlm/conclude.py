@@ -9,14 +9,16 @@ from typing import Any
 from llamalab.engine import Usage
 from llamalab.errors import InputError
 from llamalab.rlm.answer import Answer, Route
-from llamalab.rlm.evidence import evidence_for
-from llamalab.rlm.protocol import without_fence
+from llamalab.rlm.evidence import Pieces, evidence_for, stands_in_a_result
+from llamalab.rlm.protocol import NOT_FOUND, without_fence
 from llamalab.rlm.talk import Run, Talk
-from llamalab.rlm.tree import spent_data
+from llamalab.rlm.tree import Settings, spent_data
 from llamalab.rlm.typed import read_answer
 
 NO_ANSWER = "no answer was reached"
 """The text of an answer where the run ended before it had looked at anything."""
+NOTHING_READ = "no evidence: nothing of the text was read before it"
+"""Why an answer is not complete that a root gave before any command had brought it anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,15 @@ def answered(schema: Mapping[str, Any] | None, text: str) -> End:
         return End(text, why=str(error))
 
 
+def weighed(end: End, talk: Talk, settings: Settings) -> End:
+    """The end of a run by commands, not complete where the answer rests on nothing, or on a part of what it needs."""
+    if end.why:
+        return end
+    if not settings.grounded:
+        return replace(end, why=talk.partial)
+    return replace(end, why=talk.partial or talk.lacking if talk.read else NOTHING_READ)
+
+
 def conclude(run: Run, talk: Talk, route: Route, end: End, said: Sequence[str]) -> Answer:
     """The answer of a run with its evidence, and what the whole tree has used until then.
 
@@ -64,6 +75,7 @@ def conclude(run: Run, talk: Talk, route: Route, end: End, said: Sequence[str]) 
         f"{run.path}totals", lambda: {"spent": spent_data(budget), "seconds": round(budget.spent.seconds, 4)}
     )
     spent = used["spent"]
+    doubt = "" if end.why else _doubt(end, evidence, talk, route)
     tape.fact(
         f"{run.path}answer",
         {
@@ -83,6 +95,7 @@ def conclude(run: Run, talk: Talk, route: Route, end: End, said: Sequence[str]) 
         complete=not end.why,
         why=end.why,
         evidence=evidence,
+        doubt=doubt,
         usage={role: Usage(**each) for role, each in spent["usage"].items()},
         cost=spent["cost"],
         seconds=used["seconds"],
@@ -93,3 +106,13 @@ def conclude(run: Run, talk: Talk, route: Route, end: End, said: Sequence[str]) 
         notes=tuple(said),
         journal=tape.path,
     )
+
+
+def _doubt(end: End, evidence: Pieces, talk: Talk, route: Route) -> str:
+    """What an answer claims beyond what was read; "" where nothing is known against it."""
+    if end.text.strip().casefold() == NOT_FOUND:
+        unsearched = route.mode == "rlm" and not talk.searched
+        return "no search went through the whole text before it" if unsearched else ""
+    if evidence or stands_in_a_result(end.text, talk.looked_at, value=end.value):
+        return ""
+    return "no line that was read says it: it is the model's conclusion, or its invention"

@@ -77,6 +77,12 @@ def evidence_for(answer: str, looked_at: Sequence[Looked], context: Context, *, 
     return _sharing(answer, seen)
 
 
+def stands_in_a_result(answer: str, looked_at: Sequence[Looked], *, value: Any = None) -> bool:
+    """Whether a result says the answer, or a part of its value, as whole words: a count of 0 is in no line."""
+    phrases = [phrase for part in _parts(answer, value) if (phrase := _phrase(part)) is not None]
+    return any(phrase.search(looked.text) for phrase in phrases for looked in looked_at)
+
+
 def _parts(answer: str, value: Any) -> list[str]:
     """What an answer says: its text, or the texts and numbers of its value."""
     if isinstance(value, Mapping):

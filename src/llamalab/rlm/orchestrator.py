@@ -17,7 +17,7 @@ from llamalab.rlm.answer import Route
 from llamalab.rlm.bounds import fills, fitting
 from llamalab.rlm.budget import Budget
 from llamalab.rlm.compact import LINES_SHOWN
-from llamalab.rlm.conclude import NO_ANSWER, End, answered, conclude, given_up
+from llamalab.rlm.conclude import NO_ANSWER, NOTHING_READ, End, answered, conclude, given_up, weighed
 from llamalab.rlm.event import Answered, Done, Event, Routed, Started, Turn
 from llamalab.rlm.evidence import Looked, whole
 from llamalab.rlm.execute import Limits, Result, State, SubCall
@@ -47,6 +47,7 @@ from llamalab.rlm.tree import Said, Tree, ask_model
 _REPAIRS = 1  # turns in a row that may be no command, and be followed by another
 _SHOWN_BAD = 2000  # characters of a turn that was no command
 _REPEATS: Mapping[Protocol, int] = {"compact": 1, "full": 2}  # the same results, until only an answer is allowed
+READ_FIRST = "nothing of the text was read yet: search or read first, then answer"
 _ABSENT = (NOT_FOUND, "not in the text")  # the second is what pico says of a passage
 
 
@@ -125,7 +126,10 @@ def _directly(here: Run, talk: Talk) -> Generator[Event, None, End]:
     if text.strip(".").casefold() in _ABSENT:
         text = NOT_FOUND
     talk.looked_at.append(Looked(whole(here.context)))
-    return answered(schema, text)
+    end = answered(schema, text)
+    if reply.cut and here.settings.grounded and not end.why:
+        return replace(end, why=f"the answer was cut after {DIRECT_REPLY} tokens")
+    return end
 
 
 def _by_commands(here: Run, talk: Talk, max_turns: int | None) -> Generator[Event, None, End]:
@@ -183,9 +187,11 @@ def _by_commands(here: Run, talk: Talk, max_turns: int | None) -> Generator[Even
             end = answered(settings.answer_schema, without_fence(result.answer, here.fence))
             if not end.why and fills(schema, getattr(command, "answer", "")):
                 return replace(end, why=f"the answer was cut where its room ended{f' ({last})' if last else ''}")
-            if last or not end.why:
-                return replace(end, why=end.why or talk.partial)
-            result = Result(error=f"{end.why}. Give another answer")
+            judged = weighed(end, talk, settings)
+            unread = judged.why == NOTHING_READ
+            if last or not (end.why or unread):
+                return replace(judged, why=f"{judged.why} ({last})") if unread else judged
+            result = Result(error=READ_FIRST if unread else f"{end.why}. Give another answer")
         yield Done(n, result.head, result.text, result.notes, result.error, path)
         if last:
             return given_up(talk, f"{last}, and it brought no answer ({result.error or result.head})")

@@ -21,6 +21,8 @@ MAX_CHUNKS = 1000
 """Calls of one round."""
 NO_ANSWER = "(no answer)"
 """What stands in the list for a call that failed."""
+ONLY_FIRST = "only the first"
+"""How a note begins that says that not all was given to sub models."""
 _TOGETHER = "These are findings from the parts of one text, in order. Bring them together into one."
 _DELEGATED = 16 << 20
 
@@ -63,6 +65,7 @@ class SubPlan:
         state: before it.
         notes: what the root should know.
         findings: of `reduce`: the replies of the round before.
+        lacking: what was not asked for want of calls, or not answered in the rounds before; "" where nothing is.
     """
 
     calls: tuple[SubCall, ...]
@@ -71,6 +74,7 @@ class SubPlan:
     state: State
     notes: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    lacking: str = ""
 
     def further(self, replies: Sequence[str | None]) -> SubPlan | None:
         """The next round, given the replies of this one by slot; None when this was the last."""
@@ -82,7 +86,9 @@ class SubPlan:
         calls = []
         for at, (text, spans) in enumerate(_grouped(self.calls, replies, self.command.chunk_size)):
             calls.append(SubCall(at, f"{self.command.directive}\n{_TOGETHER}", text, spans))
-        return replace(self, calls=tuple(calls), notes=self.notes + _failed(replies), findings=found)
+        failed = _failed(replies)
+        lacking = self.lacking or "".join(failed)
+        return replace(self, calls=tuple(calls), notes=self.notes + failed, findings=found, lacking=lacking)
 
     def combine(self, replies: Sequence[str | None]) -> tuple[Result, State]:
         """The result, given the replies of the last round by slot. A slot with None failed, and says so."""
@@ -90,7 +96,9 @@ class SubPlan:
             if self.error is not None:
                 raise InputError(self.error)
             result = self._combined([None if reply is None else self._cut(reply, len(replies)) for reply in replies])
-            return kept(replace(result, notes=self.notes + result.notes), self.state, self.command.store)
+            lacking = self.lacking or "".join(_failed(replies))
+            result = replace(result, notes=self.notes + result.notes, lacking=lacking)
+            return kept(result, self.state, self.command.store)
         except InputError as error:
             return Result(error=str(error)), self.state
 
@@ -129,6 +137,7 @@ def sub_calls(command: SubCommand, state: State, *, most: int | None = None) -> 
         most: calls that may be made now; `map` leaves out the rest, and its result says so.
     """
     room = MAX_CHUNKS if most is None else min(most, MAX_CHUNKS)
+    lacking = ""
     try:
         if room < 1:
             raise InputError("no sub calls are left. Answer from what is known")
@@ -137,13 +146,14 @@ def sub_calls(command: SubCommand, state: State, *, most: int | None = None) -> 
                 calls, notes = _query(command, state)
             case Map():
                 calls, notes = _map(command, state, room)
+                lacking = "".join(notes) if room < command.limit else ""
             case Reduce():
                 calls, notes = _reduce(command, state, room)
             case Delegate():
                 calls, notes = _delegate(command, state)
     except InputError as error:
         return SubPlan((), str(error), command, state)
-    return SubPlan(tuple(calls), None, command, state, tuple(notes))
+    return SubPlan(tuple(calls), None, command, state, tuple(notes), lacking=lacking)
 
 
 def kept(result: Result, state: State, store: str | None) -> tuple[Result, State]:
@@ -172,7 +182,7 @@ def _query(command: LlmQuery, state: State) -> tuple[list[SubCall], list[str]]:
         text = value.joined(MAX_GIVEN // len(sources) + 1)
         if len(text) > MAX_GIVEN // len(sources):
             text = text[:-1]
-            notes.append(f"only the first {len(text)} characters of {name} were given; use map or reduce for all")
+            notes.append(f"{ONLY_FIRST} {len(text)} characters of {name} were given; use map or reduce for all")
         parts.append(text if len(sources) == 1 else f"{name}:\n{text}")
         spans += value.spans(SPANS_KEPT)
     return [SubCall(0, prompt, "\n\n".join(parts), tuple(spans[:SPANS_KEPT]))], notes
@@ -200,7 +210,7 @@ def _map(command: Map, state: State, room: int) -> tuple[list[SubCall], list[str
     if len(calls) < most:
         return calls, []
     left = next((True for item in items if item.text.strip()), False) if total is None else total > most
-    return calls, [f"only the first {most} pieces were asked about"] if left else []
+    return calls, [f"{ONLY_FIRST} {most} pieces were asked about"] if left else []
 
 
 def _reduce(command: Reduce, state: State, room: int) -> tuple[list[SubCall], list[str]]:
@@ -228,7 +238,7 @@ def _delegate(command: Delegate, state: State) -> tuple[list[SubCall], list[str]
         spans = value.spans(SPANS_KEPT)
         text = value.joined(_DELEGATED + 1)
         if len(text) > _DELEGATED:
-            notes.append(f"only the first {_DELEGATED} characters of {command.on} were given")
+            notes.append(f"{ONLY_FIRST} {_DELEGATED} characters of {command.on} were given")
         context = Context([Document.of(text[:_DELEGATED], command.on)])
     return [SubCall(0, command.task, "", spans, context, command.max_iterations)], notes
 

@@ -111,6 +111,7 @@ class Result:
         error: what was wrong with the command and what to do instead; the state is unchanged then.
         stored: name under which the value is kept.
         answer: of `final` and `final_var`: the run ends. Text, or JSON where the answer is none.
+        lacking: what sub models were asked for and did not give; "" where nothing is missing.
     """
 
     value: Value | None = None
@@ -122,6 +123,7 @@ class Result:
     error: str | None = None
     stored: str | None = None
     answer: str | None = None
+    lacking: str = ""
 
 
 class Clock:

@@ -148,7 +148,8 @@ def _ask(
         return _Reply("", said.why, said.provider, said.usage)
     if not said.text.strip():
         return _Reply("", "the reply was empty", said.provider, said.usage)
-    return _Reply(said.text, "", said.provider, said.usage)
+    cut = f" (cut after {tree.settings.sub_tokens} tokens)" if said.cut and tree.settings.grounded else ""
+    return _Reply(said.text + cut, "", said.provider, said.usage)
 
 
 def _nested(run: Iterator[Event], tell: Callable[[Event], None]) -> _Reply:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -11,10 +11,12 @@ from llamalab.engine import Message
 from llamalab.rlm.allowance import ROOM, Allowance
 from llamalab.rlm.budget import Budget
 from llamalab.rlm.commands import SUB_COMMANDS
-from llamalab.rlm.event import Event
+from llamalab.rlm.event import Answered, Event
 from llamalab.rlm.evidence import Looked
 from llamalab.rlm.execute import NEVER, Result, State, SubCall, execute, sub_calls
+from llamalab.rlm.plans import ONLY_FIRST
 from llamalab.rlm.protocol import LAST, AnyCommand, Protocol, result_message, sub_fence, turn_schema, written
+from llamalab.rlm.state import document_number
 from llamalab.rlm.subcalls import Place, ask_all, keeping_answer
 from llamalab.rlm.text import Context
 from llamalab.rlm.tree import Said, Settings, Tree
@@ -63,6 +65,9 @@ class Talk:
         malformed: turns that were none.
         slowest: seconds of the slowest turn.
         partial: which search of the documents ended early, and none after it went to their end; "" where none did.
+        lacking: what sub models were asked for last and did not give; "" where nothing is missing.
+        read: some command has read documents, or searched them in vain.
+        searched: some command has gone through all of them.
     """
 
     messages: list[Message]
@@ -75,6 +80,9 @@ class Talk:
     malformed: int = 0
     slowest: float = 0.0
     partial: str = ""
+    lacking: str = ""
+    read: bool = False
+    searched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +156,7 @@ def take_result(run: Run, talk: Talk, n: int, command: AnyCommand, result: Resul
             talk.partial = f"{command.op} in turn {n} was {result.notes[0]}"
         elif command.op in _SEARCHES and getattr(command, "on", None) is None:
             talk.partial = ""
+        _note_reach(run, talk, n, command, result)
     without_thought = command.model_copy(update={"thought": None}) if hasattr(command, "thought") else command
     seen = (written(without_thought), f"{result.head}\n{result.text}\n{result.error}")
     before = talk.seen.setdefault(seen, n)
@@ -156,6 +165,20 @@ def take_result(run: Run, talk: Talk, n: int, command: AnyCommand, result: Resul
         talk.repeats += 1
         notices = (f"note: this is the command of turn {before}, with the same result. Give another one, or final",)
     return Pending(build=partial(result_message, run.settings.protocol, command, result, run.fence, notices=notices))
+
+
+def _note_reach(run: Run, talk: Talk, n: int, command: AnyCommand, result: Result) -> None:
+    """How much of the documents the conversation knows after a result."""
+    on = getattr(command, "on", None)
+    documents = on is None or document_number(on) is not None
+    everything = on is None or (documents and len(run.context.documents) == 1)
+    # What is searched in vain has no place; whoever asks in the documents' name has read them.
+    talk.read |= bool(result.spans) or (documents and command.op in _SEARCHES | {"delegate"})
+    left_out = result.lacking or any(note.startswith(ONLY_FIRST) for note in result.notes)
+    whole = result.partial_at is None and not left_out
+    talk.searched |= everything and whole and command.op in _SEARCHES | {"map", "reduce", "delegate"}
+    if command.op in SUB_COMMANDS:
+        talk.lacking = f"{command.op} in turn {n}: {result.lacking}" if result.lacking else ""
 
 
 def schema_of(run: Run, talk: Talk, ops: Sequence[str]) -> dict[str, Any]:
@@ -177,8 +200,13 @@ def _ask_subs(
     deadline = None if budget.deadline is None else budget.deadline - 2 * talk.slowest
     left = run.tree.tape.effect(f"{run.path}{n}.most", lambda: {"most": budget.sub_calls_left})["most"]
 
+    unfinished: list[str] = []
+
     def nested(call: SubCall, path: str) -> Iterator[Event]:
-        return nest(call, path, room.nested())
+        for event in nest(call, path, room.nested()):
+            if isinstance(event, Answered) and event.path == path and not event.answer.complete:
+                unfinished.append(f"the nested run is incomplete ({event.answer.why})")
+            yield event
 
     plan, rounds = sub_calls(command, talk.state, most=left), 0
     while True:
@@ -189,7 +217,7 @@ def _ask_subs(
             break
         plan, rounds = further, rounds + 1
     result, talk.state = plan.combine(replies)
-    return result
+    return replace(result, lacking="".join(unfinished)) if unfinished else result
 
 
 def _best(result: Result) -> str:

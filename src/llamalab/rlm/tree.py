@@ -32,6 +32,8 @@ class Settings:
         bypass_threshold: as in `RlmConfig`.
         answer_schema: of a typed answer.
         limits: of the budget.
+        grounded: an answer is complete only where the root has read something and what it was given is whole. Journals
+            of versions that did not ask for that say nothing of it: their runs are replayed as they were.
     """
 
     protocol: Protocol = "compact"
@@ -43,6 +45,7 @@ class Settings:
     bypass_threshold: int | Literal["auto"] = "auto"
     answer_schema: Mapping[str, Any] | None = None
     limits: Limits = field(default_factory=Limits)
+    grounded: bool = False
 
     def as_data(self) -> Data:
         """As JSON."""
@@ -90,6 +93,7 @@ class Said:
         provider: who answered.
         usage: tokens.
         seconds: of the call.
+        cut: it ended where its room did.
     """
 
     text: str
@@ -98,6 +102,7 @@ class Said:
     provider: str = ""
     usage: Usage = field(default_factory=Usage)
     seconds: float = 0.0
+    cut: bool = False
 
 
 def ask_model(
@@ -169,7 +174,8 @@ def ask_model(
         return Said("", data["why"], data["limit"])
     cut = {"deadline": "the time was over (max_seconds)", "cancelled": "the run was given up"}.get(data["finish"], "")
     limit = "max_seconds" if data["finish"] == "deadline" else ""
-    return Said(data["text"], cut, limit, data["provider"], Usage(**data["usage"]), data["seconds"])
+    usage, ended = Usage(**data["usage"]), data["finish"] == "length"
+    return Said(data["text"], cut, limit, data["provider"], usage, data["seconds"], ended)
 
 
 def prompt_tokens(pool: Pool, role: Role, messages: Sequence[Message]) -> int:
