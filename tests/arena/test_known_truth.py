@@ -15,7 +15,7 @@ from llamalab.arena.config import load_config
 from llamalab.arena.pipeline import run
 from llamalab.arena.results import read_results
 from llamalab.arena.settings import ArenaConfig
-from llamalab.errors import InputError
+from llamalab.errors import ConfigError
 
 PROMPTS, CANDIDATES = 24, ("yes", "no", "the code", "her name")
 JUDGE = """
@@ -128,8 +128,10 @@ def test_a_changed_judge_is_refused_not_mixed(tmp_path: Path, tiny_gguf: Path) -
     run(config, only="prompts")
     run(config, only="responses")
     (tmp_path / "arena" / "mine.py").write_text(JUDGE + "\n# another\n")
-    with pytest.raises(InputError, match=r"other input or settings \((oracle_)?source"):
+    with pytest.raises(ConfigError, match=r"candidates\.jsonl was made with other settings \(judge\.source_sha256 was"):
         run(config, only="responses")
+    with pytest.raises(ConfigError, match=r"judge\.source_sha256 was"):
+        run(config, from_="estimate")
 
 
 def test_the_benchmark_counts_how_often_the_truth_is_held(finished: Path) -> None:

@@ -7,13 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llamalab.arena import candidates
+from llamalab.arena import candidates, made_from
 from llamalab.arena.candidate_scores import score
 from llamalab.arena.jsonl import read_lines
-from llamalab.arena.judges import fingerprint
 from llamalab.arena.logprobs import HOW, rows_to_score, score_clone
-from llamalab.arena.manifest import policy_record, sha256_of, write_json, write_whole
-from llamalab.arena.settings import ArenaConfig
+from llamalab.arena.manifest import write_json, write_whole
 from llamalab.arena.work import Work
 from llamalab.errors import EngineError, InputError
 from llamalab.scoring.result import LogProbResult
@@ -32,7 +30,7 @@ def responses(work: Work) -> None:
     work.write(
         "candidates",
         work.folder / candidates.FILE,
-        _made_from(work),
+        made_from.candidate_table(work),
         lambda done: score(config, asking, done=done) if done < len(asking) else iter(()),
         len(asking),
     )
@@ -59,11 +57,7 @@ def logprobs(work: Work) -> None:
         own = path.name == "responses.jsonl"
         rows = [line.fields for line in read_lines(path)]
         target = work.folder / "logprobs.jsonl" if own else path.with_name(f"{path.stem}.logprobs.jsonl")
-        made_from = {
-            "candidates_sha256": sha256_of(work.folder / candidates.FILE),
-            "responses_sha256": sha256_of(path),
-            "policies": list(names),
-        }
+        record = made_from.candidate_logprobs(work, path, names)
 
         def found(
             done: int,
@@ -73,43 +67,20 @@ def logprobs(work: Work) -> None:
         ) -> Iterator[Mapping[str, Any]]:
             return candidates.logprobs(table, rows[done:], names, again)
 
-        work.write("logprobs", target, made_from, found, len(rows))
+        work.write("logprobs", target, record, found, len(rows))
 
 
 def _draw(work: Work, table: candidates.Table, name: str, path: Path, count: int, step: str) -> None:
     seed = work.config.candidates.seed if work.config.candidates is not None else 0
     rows = list(candidates.responses(table, name, count, seed))
-    made_from = {
-        "candidates_sha256": sha256_of(work.folder / candidates.FILE),
-        "policy": policy_record(work.config.policies[name]) | {"name": name},
-        "per_prompt": count,
-        "seed": seed,
-    }
-    work.write(step, path, made_from, lambda done: iter(rows[done:]), len(rows))
+    record = made_from.candidate_draw(work, name, count)
+    work.write(step, path, record, lambda done: iter(rows[done:]), len(rows))
 
 
 def _table(work: Work) -> candidates.Table:
     path = work.folder / candidates.FILE
     work.complete(path, len(work.prompts), "responses")
     return candidates.read_table(path, work.config.base, work.config.targets)
-
-
-def _made_from(work: Work) -> dict[str, Any]:
-    """Everything that decides what stands in the table."""
-    config: ArenaConfig = work.config
-    record = config.record()
-    names = (config.base, *config.targets)
-    oracle = None if config.oracle is None else config.oracle.judge
-    return {
-        "prompts_sha256": sha256_of(work.folder / "prompts.jsonl"),
-        "num": None if config.candidates is None else config.candidates.num,
-        "policies": {name: policy_record(config.policies[name]) for name in names},
-        "judge": record["judge"],
-        "oracle": None if oracle is None else record["oracle"]["judge"],
-        "source": fingerprint(config.judge),
-        "oracle_source": {} if oracle is None else fingerprint(oracle),
-        "models": [policy_record(each.model) for each in (config.judge, oracle) if each and each.model is not None],
-    }
 
 
 def _rescored(work: Work, clone: str) -> dict[str, float | None]:

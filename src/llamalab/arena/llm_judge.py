@@ -54,9 +54,7 @@ def open_llm_judge(settings: JudgeSettings) -> LlmJudge:
         return LlmJudge(there, settings, system_prompt=policy.system_prompt)
     # One sequence: an answer must not depend on which other responses are judged beside it.
     options = {"n_seq": 1, **policy.options}
-    chat = chat_model(
-        policy.spec, template=policy.template, template_variables=policy.template_variables, **options
-    )
+    chat = chat_model(policy.spec, template=policy.template, template_variables=policy.template_variables, **options)
     return LlmJudge(chat, settings, system_prompt=policy.system_prompt)
 
 

@@ -19,11 +19,12 @@ from llamalab.errors import InputError
 from llamalab.scoring.fingerprint import fingerprint
 from llamalab.scoring.policy import Policy
 
-FORMAT = 1
+FORMAT = 2
 """Of the files of a run."""
 
 _IRRELEVANT = frozenset({"n_threads", "n_seq", "load_mode"})
 _SOFTWARE = ("llamalab", "llama-cpp-python", "numpy", "scipy", "cje-eval")
+_ROWS = ("prompts.jsonl", "responses.jsonl", "logprobs.jsonl", "judged.jsonl", "labels.jsonl")
 _CUTS = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
@@ -61,7 +62,7 @@ def write_manifest(config: ArenaConfig, folder: Path, notes: tuple[str, ...], co
     manifest = {
         "format": FORMAT,
         "title": config.path.stem,
-        "config": config.record(),
+        **results_from(config, folder),
         "policy_facts": {name: _facts(policy) for name, policy in config.compared.items()},
         "fingerprints": {name: dict(fingerprint(policy, "strict").facts) for name, policy in config.compared.items()},
         "facts": _run_facts(config),
@@ -69,6 +70,15 @@ def write_manifest(config: ArenaConfig, folder: Path, notes: tuple[str, ...], co
         "notes": [*said, *notes],
     }
     write_json(folder / "manifest.json", manifest)
+
+
+def results_from(config: ArenaConfig, folder: Path) -> dict[str, Any]:
+    """What results are made from: the configuration, and the rows by their sums."""
+    files = [*(folder / name for name in _ROWS), *sorted(folder.glob("draws/*.jsonl"))]
+    return {
+        "config": config.record(),
+        "rows_sha256": {str(path.relative_to(folder)): found for path in files if (found := sha256_of(path))},
+    }
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

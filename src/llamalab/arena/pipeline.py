@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamalab.arena import preflight, score_stage, stages
+from llamalab.arena import made_from, preflight, score_stage, stages
 from llamalab.arena.jsonl import read_lines
 from llamalab.arena.manifest import write_manifest
 from llamalab.arena.settings import ArenaConfig
@@ -81,8 +81,9 @@ def run(
         The folder of the run.
 
     Raises:
-        ConfigError: no such step, the extra is not installed, or something in the configuration cannot be.
-        InputError: a file in the folder is of something else, or another process is at work there.
+        ConfigError: no such step, the extra is not installed, something in the configuration cannot be, or a file in
+            the folder was made otherwise than it says now.
+        InputError: a file in the folder cannot be read, or another process is at work there.
         LlamalabError: what a step cannot go on without; the rows done so far are kept.
     """
     steps = selected(only, from_)
@@ -95,9 +96,11 @@ def run(
         raise InputError(f"The folder {folder} cannot be made: {error.strerror or error}.") from error
     with _alone(folder):
         work = Work(config, folder, force, progress or _silent)
+        made_from.check(work, made_from.needed(steps))
         for step in steps:
+            if not force and step != "estimate":  # which is always made anew
+                made_from.check(work, [step])
             if step == "estimate":
-                stages.check_made_from(work)
                 write_manifest(config, folder, tuple(score_stage.notes(work)), tuple(commands))
             _what_runs(config)[step](work)
     return folder

@@ -41,6 +41,18 @@ def rows_of(source: str, split: str) -> Iterator[tuple[Place, Mapping[str, Any]]
         yield from _rows(file)
 
 
+def files_of(source: str, split: str) -> list[Path]:
+    """The files that a source is read from; none for a data set on the hub, whatever of it is in the cache.
+
+    Raises:
+        InputError: a folder without that split.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _files(path, split)
+    return [path] if path.is_file() else []
+
+
 def is_missing(source: str) -> bool:
     """Whether a source is no file that is there, and no data set's id either."""
     path = Path(source).expanduser()

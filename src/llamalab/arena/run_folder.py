@@ -89,6 +89,7 @@ def _read_folder(folder: Path) -> RunRows:
     judged = _judged(folder, judge_range)
     labels = _labels(folder, outcome_range)
     scores = _scores(folder / "logprobs.jsonl", (base, *targets))
+    drawing = targets if (config.fields.get("responses") or {}).get("draws", 1) else ()  # else such files are left over
     rows = tuple(_logged(folder, (base, *targets), scores, judged, labels))
     truth = folder / "truth.json"
     aa = folder / "aa.json"
@@ -100,7 +101,7 @@ def _read_folder(folder: Path) -> RunRows:
         clone=config.fields.get("clone"),
         prompts=_prompts(folder / "prompts.jsonl"),
         rows=rows,
-        draws={name: found for name in targets if (found := tuple(_draws(folder, base, name, judged, labels)))},
+        draws={name: found for name in drawing if (found := tuple(_draws(folder, base, name, judged, labels)))},
         judge_range=judge_range,
         outcome_range=outcome_range,
         random_labels=oracle is None or bool(oracle.fields.get("random", True)),

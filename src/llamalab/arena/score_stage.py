@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from llamalab.arena.jsonl import read_lines
 from llamalab.arena.logprobs import HOW, PolicyScorer, rows_to_score, same_tokens, score_clone
-from llamalab.arena.manifest import policy_record, write_json, write_whole
+from llamalab.arena.made_from import scoring_plan
+from llamalab.arena.manifest import write_json, write_whole
 from llamalab.arena.work import Work
-from llamalab.errors import ConfigError
-from llamalab.scoring.output import differences
 from llamalab.scoring.policy import Policy
-from llamalab.scoring.run import Plan
 from llamalab.scoring.run import run as score_rows
 from llamalab.scoring.session import Session
 from llamalab.scoring.store import Store
@@ -24,8 +21,6 @@ def logprobs(work: Work) -> None:
     """Score responses under all policies, and fresh ones under the base and their own."""
     config = work.config
     path = work.folder / "responses.jsonl"
-    for name, written in {config.base: path, **{name: work.draws_of(name) for name in work.drawing}}.items():
-        _check_writer(work, written, name)
     work.check_responses()
     rows = work.folder / "to_score" / "responses.jsonl"
     rows.parent.mkdir(exist_ok=True)
@@ -53,7 +48,7 @@ def logprobs(work: Work) -> None:
             write_whole(fresh, rows_to_score(work.draws_of(name), work.prompts))
             two = {each: config.policies[each] for each in (config.base, name)}
             scorer = PolicyScorer(session, {config.base} if name in foreign else ())
-            _score(work, fresh, work.folder / "draws" / f"{name}.logprobs.jsonl", scorer, two, f"logprobs of {name}")
+            _score(work, fresh, work.logprobs_of(name), scorer, two, f"logprobs of {name}")
 
 
 def notes(work: Work) -> Iterator[str]:
@@ -71,26 +66,6 @@ def notes(work: Work) -> Iterator[str]:
                 f"Policy '{name}' runs on {config.policies[name].provider}, '{config.base}' on {work.base.provider}: "
                 "the same model there may be another quantisation or have another template."
             )
-
-
-def _check_writer(work: Work, path: Path, name: str) -> None:
-    """See that a policy is what wrote a file of responses.
-
-    Raises:
-        ConfigError: it is not: its scores are not the probabilities that the responses were drawn with.
-    """
-    record = path.with_name(f"{path.name}.run.json")
-    if not record.is_file():
-        return  # nothing is written yet, which is another complaint
-    now = json.loads(json.dumps(policy_record(work.config.policies[name])))
-    before = json.loads(record.read_text(encoding="utf-8")).get("policy", {})
-    other = list(differences({key: before.get(key) for key in now}, now))
-    if other:
-        raise ConfigError(
-            f"{work.config.at(f'policies.{name}')}: {path} was written by another policy ({'; '.join(other[:3])}), so "
-            "scores of this one are not the probabilities that its responses were drawn with. Make the policy what it "
-            "was, or write the responses anew with --force."
-        )
 
 
 def _foreign(work: Work, session: Session) -> tuple[str, ...]:
@@ -111,7 +86,7 @@ def _foreign(work: Work, session: Session) -> tuple[str, ...]:
 def _score(
     work: Work, rows: Path, target: Path, scorer: PolicyScorer, policies: Mapping[str, Policy], step: str
 ) -> None:
-    plan = Plan(policies, nested=True, tokens=True)
+    plan = scoring_plan(policies)
     score_rows(str(rows), str(target), plan, session=scorer, force=work.force, progress=partial(work.progress, step))
 
 

@@ -94,7 +94,7 @@ class JudgeSettings:
     rubric: str | None = None
     repeats: int = 1
     function: str | None = None
-    folder: Path = Path()
+    folder: Path = field(default=Path(), compare=False)
     reference: str = "reference"
 
 
@@ -202,7 +202,7 @@ class ArenaConfig:
         return at(self.path, self.lines, place)
 
     def record(self) -> dict[str, Any]:
-        """Everything that decides what comes out, as JSON can say it; neither paths of output nor lines."""
+        """Everything that decides what comes out, as JSON can say it; neither folders nor lines."""
         return {
             "policies": {
                 name: {**plain(policy), **plain(self.writing[name])} for name, policy in self.compared.items()
@@ -210,7 +210,7 @@ class ArenaConfig:
             "base": self.base,
             "targets": list(self.targets),
             "clone": self.clone,
-            "prompts": plain(self.prompts),
+            "prompts": plain(self.prompts) | {"source": _name(self.prompts.source)},
             "responses": plain(self.responses),
             "judge": plain(self.judge),
             "oracle": plain(self.oracle),
@@ -230,12 +230,20 @@ def at(path: Path, lines: Mapping[str, int], place: str) -> str:
     return f"{path}, {place}" if line is None else f"{path}, line {line}, {place}"
 
 
+def _name(source: str) -> str:
+    """Of a file or folder, its name: a run that was moved is the same."""
+    path = Path(source).expanduser()
+    return path.name if path.exists() else source
+
+
 def plain(value: Any) -> Any:
-    """A record as JSON can say it."""
+    """A record as JSON can say it: files by their names, and without what is not compared."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value) if each.compare}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return value.name
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llamalab.arena.jsonl import read_lines, read_object
+from llamalab.arena.jsonl import read_lines
 from llamalab.arena.manifest import FORMAT
 from llamalab.arena.settings import ArenaConfig
 from llamalab.errors import InputError
-from llamalab.scoring.output import OutputFile, differences
+from llamalab.scoring.output import OutputFile
 from llamalab.scoring.policy import Policy
 
 _Rows = Callable[[int], Iterator[Mapping[str, Any]]]
@@ -62,6 +62,10 @@ class Work:
         """The file of a target's fresh responses."""
         return self.folder / "draws" / f"{name}.jsonl"
 
+    def logprobs_of(self, name: str) -> Path:
+        """The file of their log probabilities."""
+        return self.folder / "draws" / f"{name}.logprobs.jsonl"
+
     def write(self, step: str, path: Path, record: Mapping[str, Any], rows: _Rows, total: int) -> None:
         """Write the rows of a file that are not there yet.
 
@@ -76,22 +80,6 @@ class Work:
                 output.write(row)
                 done += 1
                 self.progress(step, done, total)
-
-    def check_made_from(self, path: Path, record: Mapping[str, Any], step: str) -> None:
-        """See that a file, if it is there, was made as the configuration now says.
-
-        Raises:
-            InputError: it was not, and what is estimated from it would not be what the report says.
-        """
-        beside = path.with_name(f"{path.name}.run.json")
-        if not (path.is_file() and beside.is_file()):
-            return
-        made_from = json.loads(json.dumps({"format": FORMAT, **record}, default=str))
-        if other := list(differences(read_object(beside), made_from)):
-            raise InputError(
-                f"{path} was made with other settings ({'; '.join(other[:3])}). Undo the change, or run from the step "
-                f"'{step}' with --force."
-            )
 
     def check_responses(self) -> None:
         """See that all responses are there.
