@@ -46,6 +46,7 @@ def diagnostics(policy: str, ess: float = 0.5) -> Diagnostics:
         prompts=4,
         ess=ess,
         n_ess=4 * ess,
+        draws_ess=0.97 * ess,
         ess_calibrated=0.93,
         largest_share=0.5,
         largest_ten_share=0.97,

@@ -137,6 +137,31 @@ def test_bennett_needs_draws_that_were_scored() -> None:
     assert diagnose(study_of(np.zeros(50), draws=Draws(np.arange(5), np.zeros(5))), "b").bennett_z is None
 
 
+def test_draws_tell_the_ess_that_the_log_tends_to() -> None:
+    """Log ratios of a log-normal pair: N(+s^2/2, s^2) under the target, so E_target[w] is exp(s^2)."""
+    drawn = -normal_ratios(0.8, 20_000)
+    study = study_of(normal_ratios(0.8, 20_000), draws=Draws(np.arange(20_000), np.full(20_000, 0.5), drawn))
+    found = diagnose(study, "b")
+    assert found.draws_ess == pytest.approx(math.exp(-0.64), rel=1e-3)
+    assert found.draws_ess == pytest.approx(found.ess, rel=2e-3)
+
+
+def test_draws_show_what_the_log_does_not_hold() -> None:
+    """A target that says in one of ten responses what the base hardly ever says: the log looks like a clone's."""
+    drawn = np.where(np.arange(100) % 10 == 0, 2000.0, math.log(0.9))
+    study = study_of(np.full(200, math.log(0.9)), draws=Draws(np.arange(100), np.full(100, 0.5), drawn))
+    found = diagnose(study, "b")
+    assert found.ess == pytest.approx(1.0)
+    assert found.draws_ess == pytest.approx(1 / (0.9 * 0.9 + 0.1 * 200))
+
+
+def test_draws_of_a_clone_lose_nothing_and_draws_without_scores_say_nothing() -> None:
+    clone = Draws(np.arange(20), np.full(20, 0.5), np.zeros(20))
+    assert diagnose(study_of(np.zeros(50), draws=clone), "b").draws_ess == 1.0
+    assert diagnose(study_of(np.zeros(50), draws=replace(clone, log_ratio=None)), "b").draws_ess is None
+    assert diagnose(study_of(np.zeros(50)), "b").draws_ess is None
+
+
 def test_judge_overlap_is_one_for_equal_scores_and_zero_for_disjoint_ones() -> None:
     study = study_of(np.zeros(100))
     same = Draws(np.arange(100), study.judge.copy())

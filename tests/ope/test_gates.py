@@ -100,6 +100,17 @@ def test_bennett_refuses(good: Diagnostics, z: float | None, state: str) -> None
     assert judge_gates(replace(good, bennett_z=z), [], RANGES).state == state
 
 
+@pytest.mark.parametrize(
+    ("seen", "state"), [(None, "SHOWN"), (0.30, "SHOWN"), (0.299, "CAUTION"), (0.10, "CAUTION"), (0.0999, "REFUSED")]
+)
+def test_the_draws_of_the_policy_can_tell_that_the_log_flatters(
+    good: Diagnostics, seen: float | None, state: str
+) -> None:
+    verdict = judge_gates(replace(good, draws_ess=seen), [], RANGES)
+    assert verdict.state == state
+    assert [reason.gate for reason in verdict.reasons] == ([] if state == "SHOWN" else ["draws_ess"])
+
+
 def test_what_is_only_shown_never_refuses(good: Diagnostics) -> None:
     odd = replace(
         good, ess_calibrated=0.01, hill=0.3, largest_share=0.9, judge_overlap=0.0, typicality=0.0, log_ratio_sd=9.0

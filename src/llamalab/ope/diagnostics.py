@@ -31,6 +31,8 @@ class Diagnostics:
         prompts: distinct prompts, the clusters.
         ess: (sum w)^2 / sum w^2 over n, in (0, 1]; 0 where every weight is 0.
         n_ess: n times ess, the rows that the weighted ones are worth.
+        draws_ess: the ess as the target's own draws see it, 1 / mean(min(w, n)) over them, at most 1. In expectation
+            it is the ess of ever larger logs [E_base[w^2] = E_target[w]], but for weights above n.
         ess_calibrated: the same of the weights' projection on the judge score, E[w|S]; near 1 also where the raw
             weights say nothing.
         largest_share: largest weight over the sum of weights.
@@ -57,6 +59,7 @@ class Diagnostics:
     prompts: int
     ess: float
     n_ess: float
+    draws_ess: float | None
     ess_calibrated: float | None
     largest_share: float | None
     largest_ten_share: float | None
@@ -113,6 +116,7 @@ def diagnose(
         prompts=len(np.unique(study.prompt)),
         ess=ess,
         n_ess=ess * study.n,
+        draws_ess=_draws_ess(study, policy),
         ess_calibrated=None if shares is None else _calibrated_ess(study.judge, relative),
         largest_share=None if shares is None else float(shares[0]),
         largest_ten_share=None if shares is None else float(shares[:10].sum()),
@@ -197,6 +201,20 @@ def _bennett(study: Study, policy: str) -> float | None:
     sums -= np.bincount(draws.prompt, weights=target - target.mean(), minlength=study.n_prompts) / len(target)
     error = _error(sums)
     return None if error is None else float(base.mean() - target.mean()) / max(error, _EXACT)
+
+
+def _draws_ess(study: Study, policy: str) -> float | None:
+    """1 / mean(min(w, n)) over draws of the target.
+
+    A log that lacks what the target often says and the base hardly ever does looks well covered. The target's own draws
+    do not lack it. Above n a weight is capped: no log of n rows holds such a response, so what counts is how often the
+    target says one and no longer how rare it is under the base.
+    """
+    draws = study.draws.get(policy)
+    if draws is None or draws.log_ratio is None or not len(draws.log_ratio):
+        return None
+    capped = np.exp(np.minimum(draws.log_ratio, math.log(study.n)))
+    return min(1.0, 1.0 / max(float(capped.mean()), _EXACT))
 
 
 def _typicality(surprisal: FloatArray, relative: FloatArray) -> float:

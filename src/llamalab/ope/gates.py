@@ -61,7 +61,7 @@ class Reason:
     """One gate that an estimate did not pass.
 
     Attributes:
-        gate: its name: ess, n_ess, raw_ips, failures, mean_weight or bennett.
+        gate: its name: ess, n_ess, draws_ess, raw_ips, failures, mean_weight or bennett.
         value: what was found.
         threshold: what it is held against.
         sentence: what that means, in words and with the numbers.
@@ -120,6 +120,7 @@ def judge_base(failure_rate: float, mean: float, scale: str, limits: tuple[float
 
 
 def _ess(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
+    """By the logged rows, and by the policy's own draws where they are scored under both."""
     found = []
     n, ess, n_ess = diagnostics.n, diagnostics.ess, diagnostics.n_ess
     nearer = "Ask about a policy nearer the base, let a policy nearer this one write the responses"
@@ -138,6 +139,15 @@ def _ess(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
             remedy = f"Log about {10 * math.ceil(0.11 * N_ESS_SHOWN / ess):,} rows: at this overlap they are enough."
         state = "REFUSED" if n_ess < N_ESS_CAUTION else "CAUTION"
         found.append((state, Reason("n_ess", n_ess, N_ESS_SHOWN, sentence, remedy)))
+    seen = diagnostics.draws_ess
+    if seen is not None and seen < ESS_SHOWN:
+        sentence = (
+            f"By the policy's own fresh draws the rows are worth {_percent(seen)}, not {_percent(ess)}; an estimate "
+            f"needs {_percent(ESS_SHOWN)}. It often says what the base hardly ever does, and the log does not show it."
+        )
+        remedy = f"Read the direct estimate from the fresh draws. {nearer}."
+        state = "REFUSED" if seen < ESS_CAUTION else "CAUTION"
+        found.append((state, Reason("draws_ess", seen, ESS_SHOWN, sentence, remedy)))
     return found
 
 

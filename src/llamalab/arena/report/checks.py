@@ -105,6 +105,15 @@ _KINDS = (
         lambda found: number(found.n_ess, 1),
     ),
     _Kind(
+        "Effective sample size, by fresh draws",
+        "draws_ess",
+        "The share that ever more rows would come to, as the target’s own draws tell it: what the target often says "
+        "and the base hardly ever does is among them and not in the log. A draw’s weight counts for at most the number "
+        "of rows.",
+        f"Shown from {percent(gates.ESS_SHOWN)}; caution from {percent(gates.ESS_CAUTION)}; refused below.",
+        lambda found: percent(found.draws_ess),
+    ),
+    _Kind(
         "Mean weight",
         "mean_weight",
         "The mean of target over base probability. It is 1 in expectation whatever the policies are, so it tests the "
