@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 
+from tests.openai_rules import refusal
+
 SENTENCE = "There are five words here."
 CANARY = '{"canary":"k7q"}'
 
@@ -226,6 +228,7 @@ def openai(
     *,
     held: bool = True,
     deepseek: bool = False,
+    strict: bool = False,
     refuses: Mapping[str, str] | None = None,
     reason: str = "stop",
     pause: float = 0.0,
@@ -237,6 +240,7 @@ def openai(
         text: that it answers.
         held: a schema is held.
         deepseek: JSON is all that can be asked for, and only where a message says "json".
+        strict: a schema is taken in the strict form alone, as OpenAI does.
         refuses: fields that get a refusal, with its words.
         reason: why the answer ended.
         pause: seconds before it.
@@ -257,6 +261,9 @@ def openai(
             return Answer({"error": {"message": "This response_format type is unavailable now"}}, 400)
         if deepseek and form["type"] == "json_object" and "json" not in json.dumps(body["messages"]).lower():
             return Answer({"error": {"message": "Prompt must contain the word 'json'"}}, 400)
+        if strict and form["type"] == "json_schema" and (said := refusal(form["json_schema"]["schema"])):
+            error = {"message": said, "type": "invalid_request_error", "param": "response_format", "code": None}
+            return Answer({"error": error}, 400)
         said = text if isinstance(text, str) else text(asked)
         if held and "canary" in json.dumps(form):
             said = CANARY

@@ -17,6 +17,7 @@ from llamalab.engines import REMOTE, load
 from llamalab.engines.remote import RemoteChat
 from llamalab.engines.remote_providers import PROVIDERS
 from llamalab.errors import ConfigError, ContextOverflow, LlamalabError, ProviderError, ProviderUnavailable, SchemaError
+from llamalab.rlm.grammar import turn_schema
 from tests.chat_servers import CANARY, SENTENCE, Answer, Answering, Asked, ChatServer, chat_server, ollama, openai
 
 QUESTION = [{"role": "user", "content": "How many words are here?"}]
@@ -220,16 +221,68 @@ def test_a_server_that_refuses_a_schema_is_asked_in_the_next_best_way_from_then_
         replies = [model.chat(QUESTION, GREEDY, schema=SCHEMA) for _ in range(2)]
     assert [(reply.text, reply.schema_mode) for reply in replies] == [('{"n": 5}', "json")] * 2
     tried = [each.body["response_format"]["type"] for each in asked]
-    assert tried == ["json_schema", "json_object", "json_object", "json_object"]
+    assert tried == ["json_schema", "json_schema", "json_object", "json_object", "json_object"]
 
 
-def test_a_server_that_ignores_a_schema_is_told_it_in_words_and_its_json_is_unwrapped() -> None:
-    said = '<think>five?</think>\n```json\n{"n": 5}\n```'
-    with chat_server(ollama(said, held=False)) as (url, asked):
-        reply = chat("ollama", url).chat(QUESTION, GREEDY, schema=SCHEMA)
-    assert (reply.text, reply.schema_mode) == ('{"n": 5}', "none")
-    assert '"required":["n"]' in asked[-1].body["messages"][-1]["content"]
-    assert "format" not in asked[-1].body
+COMMANDS = turn_schema(variables=("_", "hits"))
+
+
+def test_a_server_of_strict_schemas_gets_them_in_its_form_and_its_answer_comes_back_in_ours() -> None:
+    find = {"thought": "é", "op": "find", "text": "code", "how": None, "on": None, "store": None}
+    said = json.dumps({"reply": find})
+    with chat_server(openai(said, strict=True)) as (url, asked):
+        model = chat("openai", url)
+        found = model.probe()
+        reply = model.chat(QUESTION, GREEDY, schema=COMMANDS)
+        *pieces, last = model.stream(QUESTION, GREEDY, schema=COMMANDS)
+    assert (found.support, found.said) == (
+        "exact",
+        "the server holds every answer to the schema, put in the form that it takes.",
+    )
+    assert reply.text == '{"thought": "é", "op": "find", "text": "code"}'
+    assert isinstance(last, Reply)
+    assert [piece.text for piece in pieces if isinstance(piece, Delta)] == [last.text] == [reply.text]
+    assert reply.schema_mode == "json"  # the greatest lengths had to be left out
+    assert [each.body["response_format"]["type"] for each in asked] == ["json_schema"] * 4
+    assert asked[-1].body["messages"] == QUESTION
+
+
+def test_a_bound_that_the_strict_form_keeps_is_held_exactly() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}, "why": {"type": "string"}}}
+    with chat_server(openai('{"n": 5, "why": null}', strict=True)) as (url, _):
+        reply = chat("openai", url).chat(QUESTION, GREEDY, schema=schema)
+    assert (reply.text, reply.schema_mode) == ('{"n": 5}', "exact")
+
+
+def test_a_schema_without_a_strict_form_is_asked_for_in_words_and_the_next_is_not() -> None:
+    anything = {"type": "object", "additionalProperties": {"type": "integer"}}
+    with chat_server(openai('{"n": 5}', strict=True)) as (url, asked):
+        model = chat("openai", url)
+        modes = [model.chat(QUESTION, GREEDY, schema=schema).schema_mode for schema in (anything, SCHEMA)]
+    assert modes == ["json", "exact"]
+    assert [each.body["response_format"]["type"] for each in asked[2:]] == ["json_object", "json_schema"]
+    assert '"additionalProperties":{"type":"integer"}' in asked[2].body["messages"][-1]["content"]
+
+
+def test_a_strict_stream_that_is_cut_off_gives_what_came() -> None:
+    with chat_server(openai('{"n": 5}', strict=True, reason="length")) as (url, _):
+        model = chat("openai", url)
+        *pieces, last = model.stream(QUESTION, GREEDY, schema={"anyOf": [SCHEMA]})
+    assert isinstance(last, Reply)
+    assert "".join(piece.text for piece in pieces if isinstance(piece, Delta)) == last.text == '{"n": 5} '
+    assert last.finish_reason == "length"
+
+
+def test_an_answer_that_a_strict_server_did_not_hold_is_not_called_exact() -> None:
+    with chat_server(openai('{"n": 5}', strict=True)) as (url, _):
+        reply = chat("openai", url).chat(QUESTION, GREEDY, schema={"anyOf": [SCHEMA]})
+    assert (reply.text, reply.schema_mode) == ('{"n": 5}', "json")
+
+
+def test_openai_itself_is_asked_in_the_strict_form_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    server = RemoteChat("openai", "gpt", n_ctx=100)._server
+    assert server.asked(QUESTION, GREEDY, SCHEMA).means == "strict"
 
 
 @pytest.mark.parametrize("stream", [False, True])

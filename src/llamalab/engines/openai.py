@@ -45,7 +45,7 @@ class OpenAIShape:
         open: takes fields beyond OpenAI's own: top_k, min_p, repeat_penalty.
     """
 
-    means: tuple[Means, ...] = ("schema", "json", "none")
+    means: tuple[Means, ...] = ("schema", "strict", "json", "none")
     open: bool = True
     path: str = "/chat/completions"
 
@@ -60,8 +60,9 @@ class OpenAIShape:
             body["stream_options"] = {"include_usage": True}
         if asked.params is not None:
             body |= self._sampling(asked.params)
-        if asked.schema is not None and asked.means == "schema":
-            held = {"name": "answer", "strict": True, "schema": dict(asked.schema)}
+        if asked.schema is not None and asked.means in ("schema", "strict"):
+            schema = asked.schema if asked.strict is None else asked.strict.schema
+            held = {"name": "answer", "strict": True, "schema": dict(schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": held}
         elif asked.schema is not None and asked.means == "json":
             body["response_format"] = {"type": "json_object"}

@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from llamalab.engines.endpoint import Key, read_key
 from llamalab.engines.ollama import OllamaShape
 from llamalab.engines.openai import OpenAIShape
 from llamalab.engines.remote_shape import Shape
+from llamalab.errors import ProviderError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,45 @@ PROVIDERS: Mapping[str, RemoteProvider] = {
 }
 """Remote providers by name; "openai" is any server of that shape."""
 
-OPENAI = "https://api.openai.com"
-"""Where addresses of OpenAI itself begin: it wants a key, and takes no fields beyond its own."""
+_OPENAI = "https://api.openai.com"
+"""Where addresses of OpenAI itself begin: it wants a key, takes no fields beyond its own, and strict schemas alone."""
 
 
-def address_from_environment(provider: str, variable: str | None) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the models of one user are.
+
+    Attributes:
+        address: in front of every path.
+        key: empty where none is needed.
+        shape: of the API.
+        context_length: tokens; None: it is asked for.
+    """
+
+    address: str
+    key: Key
+    shape: Shape
+    context_length: int | None
+
+
+def place_of(provider: str, *, base_url: str | None, api_key_env: str | None) -> Place:
+    """Where a provider's models are: as somebody says, as the environment does, or where they always are.
+
+    Raises:
+        ProviderError: no such provider, or no key where one is needed.
+    """
+    known = PROVIDERS.get(provider)
+    if known is None:
+        raise ProviderError(f"There is no remote provider {provider!r}; known are {', '.join(PROVIDERS)}.")
+    address = base_url or _address_from_environment(provider, known.address_variable) or known.base_url
+    official = address.startswith(_OPENAI)
+    needed = known.key_needed or api_key_env is not None or official
+    key = read_key(provider, api_key_env or known.key_variable, needed=needed)
+    shape = OpenAIShape(means=("strict", "json", "none"), open=False) if official else known.shape
+    return Place(address, key, shape, known.context_length)
+
+
+def _address_from_environment(provider: str, variable: str | None) -> str | None:
     """An address that the user's environment names."""
     address = os.environ.get(variable, "").strip() if variable else ""
     if not address or provider != "ollama" or "://" in address:

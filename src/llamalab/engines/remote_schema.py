@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llamalab.engine import Schema
+from llamalab.engine import Schema, SchemaSupport
+from llamalab.engines.remote_shape import SUPPORT, Asked
 from llamalab.errors import SchemaError
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
@@ -31,7 +32,7 @@ def schema_object(schema: Schema | None) -> dict[str, Any] | None:
     return value
 
 
-def with_schema(turns: list[dict[str, Any]], schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+def with_schema(turns: Sequence[dict[str, Any]], schema: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The conversation with the schema behind its last message: what comes before stays as a cache knows it.
 
     Any JSON object will do where that is all the schema says; who asks so has described the rest.
@@ -45,6 +46,28 @@ def with_schema(turns: list[dict[str, Any]], schema: Mapping[str, Any]) -> list[
     if last["role"] == "assistant":
         return [*turns, {"role": "user", "content": wish}]
     return [*turns[:-1], {**last, "content": f"{last['content']}\n\n{wish}"}]
+
+
+def in_form(text: str, asked: Asked, *, ended: bool) -> tuple[str, SchemaSupport]:
+    """An answer in the form of the schema that was asked for, and what the schema was worth.
+
+    Args:
+        text: as the server wrote it.
+        asked: with a schema.
+        ended: by itself; what was cut off has no form to judge.
+    """
+    mode = SUPPORT[asked.means]
+    if asked.strict is not None:
+        own = asked.strict.restored(text)
+        if own is not None:
+            return own, "exact" if asked.strict.exact else "json"
+        if ended:
+            mode = "json"
+    if mode != "exact":
+        text = bare(text)
+    if ended and not is_json(text):
+        mode = "none"
+    return text, mode
 
 
 def bare(text: str) -> str:

@@ -7,12 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
-from llamalab.engine import FinishReason, Message, SamplingParams, Timings, Usage
+from llamalab.engine import FinishReason, Message, SamplingParams, SchemaSupport, Timings, Usage
 from llamalab.engines.connection import Connection
+from llamalab.engines.strict_schema import StrictForm
 from llamalab.errors import ProviderUnavailable
 
-Means: TypeAlias = Literal["schema", "json", "none"]
-"""By what a server is held to a schema: given the schema itself; told to answer with JSON; nothing but words."""
+Means: TypeAlias = Literal["schema", "strict", "json", "none"]
+"""By what a server is held to a schema: given the schema itself; given its strict form; told to answer with JSON;
+nothing but words."""
+
+SUPPORT: Mapping[Means, SchemaSupport] = {"schema": "exact", "strict": "exact", "json": "json", "none": "none"}
+"""What a schema is worth by each of the means."""
 
 _MOST = 2**40  # of any count of tokens
 
@@ -28,6 +33,7 @@ class Asked:
         n_ctx: context that the server is to use, where it takes orders.
         means: how the answer is held to `schema`.
         schema: None: the answer is free.
+        strict: the strict form of `schema`, where it is held by that.
         stream: the answer comes in pieces.
         without: fields that the server has refused before.
         extra: further fields of the body.
@@ -39,6 +45,7 @@ class Asked:
     n_ctx: int
     means: Means = "none"
     schema: Mapping[str, Any] | None = None
+    strict: StrictForm | None = None
     stream: bool = False
     without: frozenset[str] = frozenset()
     extra: Mapping[str, Any] = field(default_factory=dict)

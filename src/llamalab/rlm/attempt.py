@@ -21,7 +21,7 @@ from llamalab.engine import (
     Usage,
 )
 from llamalab.engines.connection import Cancelled
-from llamalab.engines.remote import Probe
+from llamalab.engines.remote_probe import Probe
 from llamalab.engines.remote_schema import ANY_OBJECT
 from llamalab.errors import ContextOverflow, EngineError, LlamalabError, ProviderError, ProviderUnavailable
 from llamalab.rlm.budget import Budget, Role
