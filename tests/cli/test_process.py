@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,24 @@ def test_pipe_that_is_closed_before_the_output(arguments: list[str]) -> None:
     child.stdout.close()
     child.wait(timeout=60)
     assert child.stderr.read() == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["generate", "rlm"])
+def test_ctrl_c_at_any_moment_ends_a_command_without_a_traceback(verb: str, tmp_path: Path) -> None:
+    """From the moment when our code begins: before it, Python is starting."""
+    text = tmp_path / "big.log"
+    text.write_text("".join(f"INFO request {n} took {n % 97} ms\n" for n in range(200_000)))
+    ask = ["rlm", "ask", "How many lines say 96 ms?", str(text), "--no-journal", "--turns"]
+    command = [*LLAMALAB, *(ask if verb == "rlm" else ["--debug", "generate", "Write a story.", "-n", "200"])]
+    ends = set()
+    for wait in range(100, 1600, 60):
+        child = start(command)
+        time.sleep(wait / 1000)
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=60)
+        assert "Traceback" not in errors
+        assert "ignored" not in errors
+        ends.add(child.returncode)
+    assert ends <= {0, 130, -signal.SIGINT}
+    assert 130 in ends

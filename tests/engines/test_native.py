@@ -92,3 +92,38 @@ leaked = LlamaCppEngine({str(tiny_gguf)!r}, n_threads=1)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")
+
+
+INTERRUPTED = """
+import logging, signal, sys, time
+from llamalab.engines import native
+from llamalab.engines.llama_cpp import LlamaCppEngine
+
+class CtrlC(logging.Handler):
+    left = int(sys.argv[2])
+    def emit(self, record):
+        CtrlC.left -= 1
+        if CtrlC.left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+def interrupted(level, text, data):
+    raise KeyboardInterrupt  # as where it comes before the first line of a callback
+
+native.log.addHandler(CtrlC())
+native.log.setLevel(logging.DEBUG)
+try:
+    LlamaCppEngine(sys.argv[1], n_threads=1).close()
+    if CtrlC.left > 0:
+        native.api.llama_log_callback(interrupted)(2, b"", None)
+    time.sleep(20)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("line", [1, 2, 40, 10**9])
+def test_an_interrupt_while_llama_cpp_logs_is_not_lost(line: int, tiny_gguf: Path):
+    """Nothing can be raised through the C code that called us; it is raised as soon as that has returned."""
+    command = [sys.executable, "-c", INTERRUPTED, str(tiny_gguf), str(line)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -8,16 +8,18 @@ version this project is tested with.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import ctypes
 import logging
 import os
 import re
+import sys
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -117,6 +119,7 @@ SAMPLER_DEFAULTS: Mapping[str, object] = {"no_perf": True}
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _CONTINUED = 5
 _RECENT = 40
+_SOON = 0.01  # seconds
 _FUNCTION_NAMES = re.compile(r"^(?:\w+: |error loading model: )+")
 
 _recent: deque[str] = deque(maxlen=_RECENT)
@@ -224,8 +227,26 @@ def _on_native_line(level: int, text: bytes | None, _data: object) -> None:
                 lines.append(line)
             if line.strip() and log.isEnabledFor(number):
                 log.log(number, "%s", line.rstrip())
+    except KeyboardInterrupt:
+        _interrupt_soon()
     except Exception:  # noqa: BLE001  (an exception cannot cross the C frames above)
         return
+
+
+def _interrupt_soon() -> None:
+    """Ctrl-C again, a moment later: it came where no exception gets out, and would be lost."""
+    timer = threading.Timer(_SOON, _thread.interrupt_main)
+    timer.daemon = True
+    with suppress(RuntimeError):  # Python is shutting down
+        timer.start()
+
+
+def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """As Python does, but for Ctrl-C: it may come before the first line of a callback, where nothing can catch it."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _interrupt_soon()
+    else:
+        _hook_before(unraisable)
 
 
 def _silence() -> None:
@@ -235,6 +256,8 @@ def _silence() -> None:
         api.llama_log_set(nothing, None)
 
 
+_hook_before = sys.unraisablehook
+sys.unraisablehook = _on_unraisable
 _log_callback = api.llama_log_callback(_on_native_line)
 api.llama_log_set(_log_callback, None)
 atexit.register(_silence)
