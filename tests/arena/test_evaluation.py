@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from llamalab.arena.evaluation import evaluate
+from llamalab.arena.report.html import page
 from llamalab.arena.results import Results, Value
 from llamalab.arena.run_rows import ORACLE, RunRows
 from llamalab.errors import InputError
@@ -184,7 +185,21 @@ def test_order_of_rows_changes_no_value(rows: RunRows, results: Results) -> None
     ("change", "message"),
     [
         (lambda rows: replace(rows, rows=()), "no responses to evaluate"),
-        (lambda rows: failing(rows, "judge", 200), "no row has both a log probability under p0 and a judge score"),
+        (
+            lambda rows: failing(rows, "judge", 200),
+            r"nowhere/judged\.jsonl, field 'score': none of the 200 responses has a judge score \(the judge: "
+            r"context_overflow, 200 times\)\. .*--only judge --force",
+        ),
+        (
+            lambda rows: failing(rows, "p0", 200),
+            r"nowhere/logprobs\.jsonl, field 'policies': none of the 200 responses has a log probability under p0 .*--",
+        ),
+        (
+            lambda rows: replace(
+                rows, rows=(*failing(rows, "judge", 100).rows[:100], *failing(rows, "p0", 200).rows[100:])
+            ),
+            r"none of the 200 responses has a log probability under p0 together with a judge score",
+        ),
         (
             lambda rows: replace(rows, rows=tuple(replace(row, prompt_id="p0") for row in rows.rows), draws={}),
             "one prompt",
@@ -197,13 +212,7 @@ def test_order_of_rows_changes_no_value(rows: RunRows, results: Results) -> None
                     rows, rows=(replace(rows.rows[0], label=0.5), *(replace(r, label=None) for r in rows.rows[1:]))
                 )
             ),
-            "only one prompt has labels",
-        ),
-        (
-            lambda rows: replace(
-                rows, rows=tuple(replace(row, logprobs={**row.logprobs, "far": -math.inf}) for row in rows.rows)
-            ),
-            "Every weight of far is zero",
+            r"nowhere/labels\.jsonl, field 'label': only one prompt has labels.*oracle\.fraction",
         ),
         (
             lambda rows: replace(
@@ -211,13 +220,62 @@ def test_order_of_rows_changes_no_value(rows: RunRows, results: Results) -> None
             ),
             "the base p0 can never give its own response 'r0'",
         ),
-        (lambda rows: failing(rows, "far", 200), "no row has a log probability under far"),
     ],
-    ids=["no rows", "no scores", "one prompt", "one label", "zero weights", "base outside itself", "all failed"],
+    ids=[
+        "no rows",
+        "no scores",
+        "base not scored",
+        "nothing together",
+        "one prompt",
+        "one label",
+        "base outside itself",
+    ],
 )
 def test_too_little_to_evaluate_is_said(rows: RunRows, change, message: str) -> None:
     with pytest.raises(InputError, match=message):
         evaluate(change(rows))
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_a_policy_that_no_row_has_a_number_for_is_refused_alone(draws: bool) -> None:
+    """The others are estimated as if it were not there."""
+    rows = made_rows(draws=draws)
+    without = evaluate(replace(rows, targets=("pi_clone", "far")))
+    found = evaluate(failing(rows, "near", 200))
+    near = found.policy("near")
+    (reason,) = near.verdict.reasons
+    assert (near.verdict.state, near.headline, near.diagnostics, near.weights) == ("REFUSED", None, None, None)
+    assert reason.sentence == ("None of the 200 rows has a log probability under near: context_overflow, 200 times.")
+    assert "--only logprobs --force" in reason.remedy
+    assert {v.estimator for v in near.values} == ({"draws"} if draws else set())
+    assert near.failures == {"context_overflow": 200}
+    assert reason.sentence in page(found)
+    for name in ("p0", "pi_clone", "far"):
+        assert found.policy(name) == without.policy(name)
+
+
+def test_a_policy_that_can_say_nothing_in_the_log_is_refused_alone(rows: RunRows) -> None:
+    outside = tuple(replace(row, logprobs={**row.logprobs, "far": -math.inf}) for row in rows.rows)
+    found = evaluate(replace(rows, rows=outside))
+    far = found.policy("far")
+    assert (far.verdict.state, far.headline) == ("REFUSED", None)
+    assert far.verdict.reasons[0].sentence == "Every weight is zero: far can say none of the 200 logged responses."
+    assert "top_p" in far.verdict.reasons[0].remedy
+    assert far.diagnostics is not None
+    assert (far.diagnostics.ess, far.diagnostics.outside_support) == (0.0, 1.0)
+    assert found.policy("near").verdict.state == "SHOWN"
+
+
+def test_where_every_target_is_refused_the_base_still_has_its_value(rows: RunRows) -> None:
+    for name in ("pi_clone", "near", "far"):
+        rows = failing(rows, name, 200) if name != "far" else rows
+    found = evaluate(replace(rows, targets=("pi_clone", "near")))
+    assert {each.name: each.verdict.state for each in found.policies} == {
+        "p0": "SHOWN",
+        "pi_clone": "REFUSED",
+        "near": "REFUSED",
+    }
+    assert found.aa is None
 
 
 def test_a_judge_that_fails_often_refuses_the_base_too(rows: RunRows) -> None:

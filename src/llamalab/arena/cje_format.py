@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llamalab.arena.jsonl import Line, read_lines
-from llamalab.arena.run_rows import JUDGE, DrawRow, LoggedRow, RunRows
+from llamalab.arena.run_rows import JUDGE, DrawRow, LoggedRow, RunRows, Source
 from llamalab.errors import InputError
 from llamalab.scoring.rows import as_line
 
@@ -27,6 +27,17 @@ _BASE = "base"
 _CLONE = re.compile(r"(pi_)?clone")
 _SUFFIX = "_responses.jsonl"
 _UNIT = (0.0, 1.0)
+_SOURCES = {
+    "logprob": Source(
+        f"{LOGGED}, fields 'base_policy_logprob' and 'target_policy_logprobs'",
+        "Score the responses, or take the policy out of every line.",
+    ),
+    "judge": Source(f"{LOGGED}, field 'judge_score'", "Have the responses judged."),
+    "label": Source(
+        f"{LOGGED}, field 'oracle_label'",
+        "Label more responses, or take the labels out: values then stand on the judge's scale.",
+    ),
+}
 
 
 def read_cje(folder: Path) -> RunRows:
@@ -69,6 +80,7 @@ def read_cje(folder: Path) -> RunRows:
         commands=(f"llamalab arena report {folder}",),
         notes=_notes(labelled, len(rows), judge_range, outcome_range),
         aa={"how": "not known: the scores came with the data"},
+        sources=_SOURCES,
     )
 
 

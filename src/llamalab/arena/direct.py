@@ -14,12 +14,11 @@ from llamalab.arena.results import Value
 from llamalab.arena.run_rows import DrawRow, LoggedRow, RunRows
 from llamalab.errors import ConfigError
 from llamalab.ope.intervals import cluster_variance, t_interval
-from llamalab.ope.study import Study
+from llamalab.ope.study import Draws
 
 
-def mean_of_draws(study: Study, policy: str, level: float) -> Value | None:
+def mean_of_draws(draws: Draws | None, level: float) -> Value | None:
     """The plain mean of the judge scores of a policy's fresh draws, clustered by prompt; None without draws."""
-    draws = study.draws.get(policy)
     if draws is None or not len(draws.judge):
         return None
     value = float(draws.judge.mean())

@@ -11,14 +11,15 @@ import numpy as np
 from llamalab.arena.aa import Gap, check_clone, generation_gap
 from llamalab.arena.comparisons import compare
 from llamalab.arena.direct import direct_values, mean_of_draws
-from llamalab.arena.results import AACheck, HeavyRow, PolicyResult, Results, Role, Scale, Value
+from llamalab.arena.results import AACheck, HeavyRow, PolicyResult, Results, Role, Scale, Value, Weights
 from llamalab.arena.run_folder import token_ratios
 from llamalab.arena.run_rows import JUDGE, ORACLE, LoggedRow, RunRows
 from llamalab.arena.studies import Studies
+from llamalab.arena.verdicts import verdict_on
 from llamalab.arena.weight_pictures import calibration_curve, weight_pictures
 from llamalab.ope.diagnostics import Diagnostics, diagnose
 from llamalab.ope.estimators import Estimate, estimate
-from llamalab.ope.gates import Verdict, judge_base, judge_gates
+from llamalab.ope.gates import Verdict, judge_base
 from llamalab.ope.study import Study
 from llamalab.ope.weights import mean_one_weights
 
@@ -33,15 +34,15 @@ def evaluate(rows: RunRows, *, created: str = "") -> Results:
     """Everything that can be said about the targets from these rows.
 
     A row that has no number under one policy is left out for every policy, so that all are compared on the same rows. A
-    policy under which more than 1% of the rows fail is refused and costs the others no rows.
+    policy under which more than 1% of the rows fail, or which can say none of them, is refused and costs the others no
+    rows.
 
     Args:
         rows: of a run.
         created: when, for the record.
 
     Raises:
-        InputError: too little to evaluate (one prompt, one label, weights that are all zero), or numbers that cannot
-            be.
+        InputError: too little to evaluate (no row with a score, one prompt, one label), or numbers that cannot be.
     """
     study_of = Studies(rows)
     study, settings = study_of.common, rows.settings
@@ -51,15 +52,15 @@ def evaluate(rows: RunRows, *, created: str = "") -> Results:
     heaviest = _heaviest(rows, study_of.kept, study)
     policies = [_base_result(rows, study, scale, study_of.failure_rate(rows.base))]
     for name in rows.targets:
-        own = study if name in study_of.used else study_of.alone(name)
         estimates = [each for each in found if each.policy == name]
-        diagnostics = diagnose(
-            own, name, failure_rate=study_of.failure_rate(name), surprisal=study_of.surprisal(name, own)
-        )
+        diagnostics, weights = _diagnosed(study_of, name)
         values = [_value(each) for each in estimates]
-        values += [each for each in (mean_of_draws(own, name, settings.level), direct.get(name)) if each is not None]
-        verdict = judge_gates(diagnostics, estimates, _ranges(rows))
-        policies.append(_target_result(rows, own, diagnostics, verdict, values, heaviest.get(name, ()), scale))
+        drawn = mean_of_draws(study_of.draws(name), settings.level)
+        values += [each for each in (drawn, direct.get(name)) if each is not None]
+        verdict = verdict_on(rows, name, diagnostics, estimates, study_of.failed(name))
+        policies.append(
+            _target_result(rows, name, diagnostics, weights, verdict, values, heaviest.get(name, ()), scale)
+        )
     gap = generation_gap(rows)
     aa = check_clone(rows, policies, gap)
     shown = [each.name for each in policies if each.verdict.state == "SHOWN" and each.role != "clone"]
@@ -82,6 +83,15 @@ def evaluate(rows: RunRows, *, created: str = "") -> Results:
         commands=rows.commands,
         notes=(*rows.notes, *_notes(rows, study_of, scale, aa, bool(direct))),
     )
+
+
+def _diagnosed(study_of: Studies, name: str) -> tuple[Diagnostics | None, Weights | None]:
+    """What the rows say about a target, and its pictures; None where no row has its log probability."""
+    own = study_of.common if name in study_of.used else study_of.alone(name)
+    if own is None:
+        return None, None
+    found = diagnose(own, name, failure_rate=study_of.failure_rate(name), surprisal=study_of.surprisal(name, own))
+    return found, weight_pictures(own, name)
 
 
 def _names(rows: RunRows) -> tuple[str, ...]:
@@ -136,14 +146,14 @@ def _base_result(rows: RunRows, study: Study, scale: Scale, failure_rate: float)
 
 def _target_result(
     rows: RunRows,
-    study: Study,
-    diagnostics: Diagnostics,
+    name: str,
+    diagnostics: Diagnostics | None,
+    weights: Weights | None,
     verdict: Verdict,
     values: Sequence[Value],
     heaviest: tuple[HeavyRow, ...],
     scale: Scale,
 ) -> PolicyResult:
-    name = diagnostics.policy
     role: Role = "clone" if name == rows.clone else "target"
     quoted = [each for estimator in HEADLINE for each in values if (each.estimator, each.scale) == (estimator, scale)]
     return PolicyResult(
@@ -153,7 +163,7 @@ def _target_result(
         headline=quoted[0] if quoted and verdict.state == "SHOWN" else None,
         values=tuple(values),
         diagnostics=diagnostics,
-        weights=weight_pictures(study, name),
+        weights=weights,
         heaviest=heaviest,
         failures=_failures(rows, name),
         facts=rows.policy_facts.get(name, {}),

@@ -17,6 +17,37 @@ ORACLE = ":oracle"
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where a number of the rows is read from, for messages.
+
+    Attributes:
+        place: file of the folder, and field.
+        remedy: what to do where it is missing.
+    """
+
+    place: str
+    remedy: str
+
+
+def _anew(step: str) -> str:
+    return (
+        f"Mend the cause, write the step's file anew (--only {step} --force), then run again. The file says of each "
+        "row what was wrong."
+    )
+
+
+RUN_SOURCES: Mapping[str, Source] = {
+    "logprob": Source("logprobs.jsonl, field 'policies'", _anew("logprobs")),
+    "judge": Source("judged.jsonl, field 'score'", _anew("judge")),
+    "label": Source(
+        "labels.jsonl, field 'label'",
+        "Raise oracle.fraction, mend what fails, or leave the oracle out: values then stand on the judge's scale.",
+    ),
+}
+"""Of the folder of a run."""
+
+
+@dataclass(frozen=True, slots=True)
 class LoggedRow:
     """A response of the base policy, with all that is known about it.
 
@@ -91,6 +122,7 @@ class RunRows:
         commands: that made the rows.
         notes: what a reader should know.
         aa: what is known of how the clone was scored; empty: nothing.
+        sources: where "logprob", "judge" and "label" are read from.
     """
 
     folder: Path
@@ -111,3 +143,4 @@ class RunRows:
     commands: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     aa: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, Source] = field(default_factory=lambda: RUN_SOURCES)

@@ -21,6 +21,11 @@ class Studies:
     """Rows as arrays: those that every policy has a number for."""
 
     def __init__(self, rows: RunRows) -> None:
+        """Take the rows apart.
+
+        Raises:
+            InputError: nothing can be evaluated; names file, field and remedy.
+        """
         self.rows = rows
         if not rows.rows:
             raise InputError(f"{rows.folder} has no responses to evaluate.")
@@ -28,27 +33,34 @@ class Studies:
         self._lost = (len(rows.rows) - len(scored)) / len(rows.rows)
         failed = {name: sum(name not in row.logprobs for row in scored) for name in rows.targets}
         self._own = {name: count / len(scored) if scored else 1.0 for name, count in failed.items()}
-        self.used = tuple(name for name in rows.targets if self._own[name] <= FAILURES_REFUSED)
+        possible = {name for name in rows.targets for row in scored if row.logprobs.get(name, -math.inf) > -math.inf}
+        self.used = tuple(name for name in rows.targets if name in possible and self._own[name] <= FAILURES_REFUSED)
         self.kept = tuple(row for row in scored if all(name in row.logprobs for name in self.used))
         if not self.kept:
-            raise InputError(
-                f"{rows.folder}: no row has both a log probability under {rows.base} and a judge score"
-                f"{_what_failed(rows)}. Mend the cause and run the step anew with --force."
-            )
+            raise _nothing(rows)
         if len({row.prompt_id for row in self.kept}) < 2:
             raise InputError(
                 f"{rows.folder}: the {len(self.kept):,} of {len(rows.rows):,} responses that have all their numbers"
-                f"{_what_failed(rows)} belong to one prompt, so nothing says how much prompts differ. Add prompts."
+                f"{_what_failed(rows)} belong to one prompt ('prompt_id'), so nothing says how much prompts differ. "
+                "Add prompts, and responses to them."
             )
-        _check_labels(rows)
+        _check_labels(rows, self.kept)
         self.common = _study(rows, self.kept, self.used)
 
-    def alone(self, name: str) -> Study:
-        """What there is of a policy that too many rows fail under; for its diagnostics only."""
+    def alone(self, name: str) -> Study | None:
+        """What there is of a policy that too many rows fail under, or that can say none of them; for its diagnostics
+        only. None: no row has its log probability and a judge score."""
         kept = [row for row in self.rows.rows if {self.rows.base, name} <= {*row.logprobs} and row.judge is not None]
-        if not kept:
-            raise InputError(f"{self.rows.folder}: no row has a log probability under {name} and a judge score.")
-        return _study(self.rows, kept, (name,))
+        return _study(self.rows, kept, (name,)) if kept else None
+
+    def draws(self, name: str) -> Draws | None:
+        """Fresh draws of a policy to the prompts of the common study."""
+        return _drawn(self.rows, name, {id: at for at, id in enumerate(self.common.prompt_ids)})
+
+    def failed(self, name: str) -> str:
+        """What failed most under a policy, in words; empty where nothing did."""
+        found = Counter(row.errors[name] for row in self.rows.rows if name in row.errors)
+        return "; ".join(f"{error}, {count:,} times" for error, count in found.most_common(3))
 
     def failure_rate(self, name: str) -> float:
         """Share of logged rows, or of fresh draws or due labels if that is more, that a policy's study lacks."""
@@ -122,7 +134,23 @@ def _labels_lost(rows: RunRows) -> float:
     return failed / (failed + sum(row.label is not None for row in rows.rows)) if failed else 0.0
 
 
-def _check_labels(rows: RunRows) -> None:
+def _nothing(rows: RunRows) -> InputError:
+    """Why there is not one row to evaluate."""
+    has = {"logprob": f"a log probability under {rows.base}", "judge": "a judge score"}
+    there = {
+        "logprob": sum(rows.base in row.logprobs for row in rows.rows),
+        "judge": sum(row.judge is not None for row in rows.rows),
+    }
+    least = min(there, key=lambda name: there[name])
+    source = rows.sources[least]
+    both = " together with " + next(has[name] for name in has if name != least) if there[least] else ""
+    return InputError(
+        f"{rows.folder / source.place}: none of the {len(rows.rows):,} responses has {has[least]}{both}"
+        f"{_what_failed(rows)}. {source.remedy}"
+    )
+
+
+def _check_labels(rows: RunRows, kept: Sequence[LoggedRow]) -> None:
     """See that there are as many labels as their probabilities make likely: each weighs one over its own.
 
     Raises:
@@ -130,23 +158,27 @@ def _check_labels(rows: RunRows) -> None:
     """
     if rows.outcome_range is None or not rows.random_labels:
         return
+    source = rows.sources["label"]
     drawn = [row.probability or 1.0 for row in rows.rows if row.label is not None or ORACLE in row.errors]
     if all(row.label is None for row in rows.rows):
         raise InputError(
-            f"{rows.folder}: there is an oracle, but no response has a label of it{_what_failed(rows)}. Raise "
-            "oracle.fraction, mend what fails, or leave the oracle out: values then stand on the judge's scale."
+            f"{rows.folder / source.place}: there is an oracle, but no response has a label of it{_what_failed(rows)}. "
+            f"{source.remedy}"
         )
-    if len({row.prompt_id for row in rows.rows if row.label is not None}) < 2:
-        return  # which the calibration refuses
+    if len({row.prompt_id for row in kept if row.label is not None}) < 2:
+        raise InputError(
+            f"{rows.folder / source.place}: only one prompt has labels, so nothing says what a judge score is worth. "
+            f"{source.remedy}"
+        )
     written = sum(bool(row.response) or row.probability is not None for row in rows.rows)
     found = sum(1 / each for each in drawn)
     error = math.sqrt(sum((1 - each) / each**2 for each in drawn))
     if abs(found - written) > max(_LABELS_OFF * error, 1e-6 * written):
         raise InputError(
-            f"{rows.folder}: {len(drawn):,} of {written:,} responses were labelled, and their probabilities say about "
-            f"{len(drawn) * written / found:,.0f}. If the step 'labels' was stopped, run it to its end; of labels in a "
-            "file, give oracle.fraction (or 'probability' in each line) as the responses were drawn; if somebody chose "
-            "them, set oracle.random to false."
+            f"{rows.folder / source.place}: {len(drawn):,} of {written:,} responses were labelled, and their "
+            f"probabilities say about {len(drawn) * written / found:,.0f}. If the step 'labels' was stopped, run it to "
+            "its end; of labels in a file, give oracle.fraction (or 'probability' in each line) as the responses were "
+            "drawn; if somebody chose them, set oracle.random to false."
         )
 
 
