@@ -77,6 +77,14 @@ def test_pico_answers_over_a_text_that_it_never_sees(cli: Cli, big: Path) -> Non
     assert "pico answers: a demonstration model" in done.err
 
 
+def test_limits_alone_are_a_configuration_of_pico(cli: Cli, big: Path, tmp_path: Path) -> None:
+    (tmp_path / "limits.toml").write_text("max_iterations = 2\n")
+    done = cli("rlm", "ask", QUESTION, "big.log", "--config", "limits.toml", "--journal", "run.jsonl")
+    assert (done.code, done.out.splitlines()[0]) == (0, "48213")
+    assert "pico answers: a demonstration model" in done.err
+    assert json.loads(Path("run.jsonl").read_text().splitlines()[0])["settings"]["limits"]["max_iterations"] == 2
+
+
 def test_a_short_text_is_read_as_a_whole(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text(TRUTH)
     found = json.loads(cli("rlm", "ask", QUESTION, "short.txt", "--no-journal", "--json").out)

@@ -176,12 +176,10 @@ def test_a_mistake_is_named_with_its_line(text: str, line: int, says: str, tmp_p
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "there is none"),
-        (b"providers = []", "there is none"),
         (b"providers = 5", "providers"),
         (b"\xff\xfe", "not UTF-8"),
-        (b"a = " + b"9" * 6000, "not valid TOML"),
-        (b"a = " + b"[" * 100_000, "not valid TOML"),
+        (b"b = 1\n\na = " + b"9" * 6000, "line 3: this integer has more digits"),
+        (b"a = " + b"[" * 100_000, "hundreds deep"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_one_message(content: bytes, says: str, tmp_path: Path) -> None:
@@ -231,6 +229,17 @@ def test_any_text_has_lines(text: str) -> None:
 def test_without_a_file_pico_has_both_roles() -> None:
     (only,) = default_config().providers
     assert (only.provider_type, only.model, only.role, only.name) == ("llama_cpp", "pico", "both", "pico")
+
+
+@pytest.mark.parametrize("text", ["", "providers = []\n", "max_iterations = 3\n", BYPASS])
+def test_a_file_that_names_no_model_means_pico_with_the_limits_as_given(text: str, tmp_path: Path) -> None:
+    config = read(tmp_path, text)
+    assert (config.providers, config.unnamed) == (default_config().providers, True)
+    assert config.max_iterations == (3 if "max_iterations" in text else 20)
+    assert config.bypass_threshold == (4000 if "bypass" in text else "auto")
+    named = with_models(config, root="ollama:a")
+    assert (roles(named), named.unnamed, named.max_iterations) == ([("ollama:a", "both")], False, config.max_iterations)
+    assert with_models(config, sub="ollama:b").unnamed
 
 
 def roles(config: RlmConfig) -> list[tuple[str, str]]:

@@ -59,7 +59,8 @@ def answer_events(request: Request) -> Iterator[Event]:
         tape = _tape(request, question, opened.context, config)
         stack.callback(tape.close)
         pool = _pool(request, config, stack)
-        said = (*config.said, *(() if request.pool or not _unnamed(request) else (DEMONSTRATION,)), *opened.said)
+        demonstration = (DEMONSTRATION,) if config.unnamed and request.pool is None else ()
+        said = (*config.said, *demonstration, *opened.said)
         settings = Settings.of_data(tape.header["settings"])
         budget = Budget(settings.limits, spent=spent_before(tape))
         if (state := last_pool_state(tape)) is not None:
@@ -169,10 +170,6 @@ def _config(request: Request) -> RlmConfig:
     elif config is None:
         config = default_config()
     return with_models(config, root=request.root, sub=request.sub) if request.root or request.sub else config
-
-
-def _unnamed(request: Request) -> bool:
-    return request.config is None and request.root is None
 
 
 def _opened(sources: Sequence[Source] | Source | Context, stack: ExitStack) -> Opened:

@@ -56,7 +56,8 @@ class RlmConfig:
     """A whole configuration. The limits are those of `llamalab.rlm.budget.Limits`; None: none.
 
     Attributes:
-        providers: at least one for the root; where none is for sub, the root's answer sub-questions as well.
+        providers: at least one for the root; where none is for sub, the root's answer sub-questions as well. A file
+            that names none means pico.
         max_iterations, max_sub_calls, max_depth, max_tokens, max_seconds, max_cost: of the budget.
         output_limit: characters of one result that the root is shown.
         bypass_enabled: answer directly where that is better.
@@ -65,6 +66,7 @@ class RlmConfig:
         turn_tokens: longest reply of a root's turn, tokens; None: the longest command.
         sub_tokens: longest reply of a sub call, tokens.
         path: of the file; None without one.
+        unnamed: nobody named a root, so it is pico.
         said: what was left open or has no effect here, in sentences.
     """
 
@@ -82,6 +84,7 @@ class RlmConfig:
     turn_tokens: int | None = None
     sub_tokens: int = 512
     path: Path | None = None
+    unnamed: bool = False
     said: tuple[str, ...] = ()
 
 
@@ -98,7 +101,7 @@ def load_config(path: Path) -> RlmConfig:
 
 def default_config() -> RlmConfig:
     """Pico as root and sub."""
-    return RlmConfig((provider_of_spec("pico"),))
+    return RlmConfig((provider_of_spec("pico"),), unnamed=True)
 
 
 def provider_of_spec(spec: str, role: Roles = "both") -> ProviderSettings:
@@ -115,19 +118,20 @@ def provider_of_spec(spec: str, role: Roles = "both") -> ProviderSettings:
 def with_models(config: RlmConfig, *, root: str | None = None, sub: str | None = None) -> RlmConfig:
     """The configuration with other models: model specs for the root, for sub-questions, or both.
 
-    A provider with both roles keeps the one that is not replaced; without a file, the root's answers sub-questions.
+    A provider with both roles keeps the one that is not replaced; where no file names one, the root's answers
+    sub-questions.
 
     Raises:
         ModelNotFound, ModelFileError, ProviderError: as `provider_of_spec`.
     """
-    if root is not None and (root == sub or (sub is None and config.path is None)):
-        return replace(config, providers=(provider_of_spec(root),))
+    if root is not None and (root == sub or (sub is None and (config.path is None or config.unnamed))):
+        return replace(config, providers=(provider_of_spec(root),), unnamed=False)
     providers = list(config.providers)
     if root is not None:
         providers = [*_without(providers, "root"), provider_of_spec(root, "root")]
     if sub is not None:
         providers = [*_without(providers, "sub"), provider_of_spec(sub, "sub")]
-    return replace(config, providers=apart(providers))
+    return replace(config, providers=apart(providers), unnamed=config.unnamed and root is None)
 
 
 def _without(providers: Sequence[ProviderSettings], role: Role) -> list[ProviderSettings]:

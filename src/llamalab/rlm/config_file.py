@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from llamalab.engines import PROVIDERS, REMOTE
 from llamalab.engines.options import nearest
 from llamalab.errors import ConfigError
-from llamalab.rlm.config import ProviderSettings, RlmConfig, apart
+from llamalab.rlm.config import ProviderSettings, RlmConfig, apart, default_config
 
 ELSEWHERE = (
     "phased_threshold",
@@ -33,6 +33,7 @@ _HEADER = re.compile(r"\s*(?P<open>\[\[?)\s*(?P<name>[A-Za-z0-9_.\"' -]+?)\s*\]"
 _AT = re.compile(r"\s*\(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _INDEX = re.compile(r"^providers\.(\d+)")
+_DIGITS = re.compile(r"[0-9][0-9_]{4000,}")
 _SHOWN = 60  # characters of a value that is wrong
 
 Count = Annotated[int, Field(ge=1, le=10**12)]
@@ -102,20 +103,24 @@ def read_config(path: Path) -> RlmConfig:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_not_toml(path, str(error), text)) from None
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets in brackets
-        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    except ValueError:  # Python reads integers of so many digits only
+        at = _DIGITS.search(text)
+        line = text.count("\n", 0, at.start()) + 1 if at is not None else 1
+        raise ConfigError(f"{path}, line {line}: this integer has more digits than any setting takes.") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is no configuration: brackets stand in brackets, hundreds deep.") from None
     reading = _Reading(path, setting_lines(text))
     for name in ELSEWHERE:
         if content.pop(name, None) is not None:
             reading.said.append(f"{reading.at(name)}: this has no meaning here and is passed over.")
     file = _parsed(reading, _File, content, "")
+    given = {name: getattr(file, name) for name in _File.model_fields if name != "providers"}
     if not file.providers:
-        reading.refuse("providers", "there is none: each model stands in a block of its own, headed [[providers]].")
+        return replace(default_config(), path=path, said=tuple(reading.said), **given)
     providers = apart([_provider(reading, block, f"providers.{n}") for n, block in enumerate(file.providers)])
     _check_roles(reading, providers)
     if file.max_cost is not None:
         _check_prices(reading, providers)
-    given = {name: getattr(file, name) for name in _File.model_fields if name != "providers"}
     return RlmConfig(providers, path=path, said=tuple(reading.said), **given)
 
 
