@@ -9,15 +9,12 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable
 from os import stat_result
 from pathlib import Path
 
 from llamalab.checkpoints.folders import cache_folder
+from llamalab.checkpoints.reading_bar import Progress, reading_bar
 from llamalab.errors import ModelFileError, ModelNotFound
-
-Progress = Callable[[int], None]
-"""Told how many bytes of the file have been read."""
 
 _FILE = "checksums.sqlite"
 _TABLE = """CREATE TABLE IF NOT EXISTS checksums (
@@ -35,7 +32,7 @@ def sha256(path: Path, *, progress: Progress | None = None) -> str:
 
     Args:
         path: of a file.
-        progress: told about the bytes read so far, where any are.
+        progress: told about the bytes read so far, where any are; None: a bar on a terminal, for a large file.
 
     Raises:
         ModelNotFound: no such file.
@@ -46,7 +43,11 @@ def sha256(path: Path, *, progress: Progress | None = None) -> str:
     found = _cached(path, before)
     if found is not None:
         return found
-    found = _computed(path, progress)
+    if progress is not None:
+        found = _computed(path, progress)
+    else:
+        with reading_bar(path, before.st_size) as bar:
+            found = _computed(path, bar)
     if _identity(_stat(path)) != _identity(before):
         raise ModelFileError(f"{path} changed while its SHA-256 was computed.")
     if time.time_ns() - before.st_mtime_ns > _SETTLED_NS:
@@ -60,7 +61,7 @@ def known_sha256(path: Path) -> str | None:
     return _cached(path, _stat(path))
 
 
-def _computed(path: Path, progress: Progress | None) -> str:
+def _computed(path: Path, progress: Progress) -> str:
     digest, buffer = hashlib.sha256(), bytearray(_STEP)
     view, done = memoryview(buffer), 0
     try:
@@ -68,8 +69,7 @@ def _computed(path: Path, progress: Progress | None) -> str:
             while n_read := file.readinto(buffer):
                 digest.update(view[:n_read])
                 done += n_read
-                if progress is not None:
-                    progress(done)
+                progress(done)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
     return digest.hexdigest()

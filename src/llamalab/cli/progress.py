@@ -12,16 +12,27 @@ from llamalab.cli.output import console
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Gives a function to be told what is being done, how much of it is done, and of how much (0: not known)."""
+    """Gives a function to be told what is being done, how much of it is done, and of how much (0: not known).
+
+    Large files that are read meanwhile, for their sums, are shown in the same bar.
+    """
     if not sys.stderr.isatty():
         yield lambda _doing, _done, _total: None
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    from llamalab.checkpoints.reading_bar import shown_by
+
+    what = TextColumn("{task.description}", markup=False)  # a file may be called [red]
+    columns = (what, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda doing, done, total: bar.update(task, description=doing, completed=done, total=total or None)
+
+        def show(doing: str, done: int, total: int) -> None:
+            bar.update(task, description=doing, completed=done, total=total or None)
+
+        with shown_by(show):
+            yield show
 
 
 @contextmanager

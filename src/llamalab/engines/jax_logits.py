@@ -22,6 +22,7 @@ from llamalab.llama.weights import XfmrWeights
 
 Logits = np.ndarray[Any, Any]
 
+
 class LogitsReader:
     """Logits of one sequence at a time, on a cache of its own for each call."""
 

@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-from llamalab.checkpoints.checksum import Progress, sha256
+from llamalab.checkpoints.checksum import sha256
 from llamalab.checkpoints.locate import locate
 from llamalab.checkpoints.split import model_parts
 from llamalab.engines import PROVIDERS
@@ -99,13 +99,12 @@ class Fingerprint:
                 )
 
 
-def fingerprint(policy: Scoring, mode: ScoreMode, *, progress: Progress | None = None) -> Fingerprint:
+def fingerprint(policy: Scoring, mode: ScoreMode) -> Fingerprint:
     """The fingerprint of a policy's engine in a mode; the policy's sampler and prompt are no part of it.
 
     Args:
         policy: or whatever has its provider, model and options.
         mode: of scoring.
-        progress: told about the bytes of each file that is hashed.
 
     Raises:
         ModelNotFound, ModelFileError: the model cannot be found or read.
@@ -118,7 +117,7 @@ def fingerprint(policy: Scoring, mode: ScoreMode, *, progress: Progress | None =
     path = locate(policy.model)
     files = _model_files(path)
     states = tuple(_state(file) for file in files)
-    weights = {str(file.relative_to(path.parent)): sha256(file, progress=progress) for file in files}
+    weights = {str(file.relative_to(path.parent)): sha256(file) for file in files}
     if provider == "llama_cpp":
         decides, recorded, adapters = _llama_cpp(path, policy.options, mode)
         states += tuple(_state(file) for file in adapters)
