@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 import synthetic
+from comparison import Line
 from llamalab.checkpoints.locate import PICO
 from llamalab.engine import GenerateRequest, Generation, SamplingParams
 from llamalab.engines import machine
@@ -50,19 +51,6 @@ class Rates:
     ours: float
     other: float
     ratio: float
-
-
-@dataclass(frozen=True)
-class Line:
-    """One comparison: tokens per second of both arms, their ratio, and what is asked of it."""
-
-    model: str
-    what: str
-    ours: float
-    against: str
-    other: float
-    ratio: float
-    at_least: float | None
 
 
 class BareLoop:
@@ -316,15 +304,11 @@ def _chain(seed: int) -> Any:
 
 
 def _row(line: Line) -> str:
-    goal = "" if line.at_least is None else f"  (at least {line.at_least:.2f}{'' if _met(line) else ': NOT MET'})"
+    goal = "" if line.at_least is None else f"  (at least {line.at_least:.2f}{'' if line.met else ': NOT MET'})"
     return (
         f"{line.model:<6} {line.what:<26} {line.ours:9.1f} tok/s   {line.against:<26} {line.other:9.1f} tok/s   "
         f"ratio {line.ratio:.3f}{goal}"
     )
-
-
-def _met(line: Line) -> bool:
-    return line.at_least is None or line.ratio >= line.at_least
 
 
 def _machine(args: argparse.Namespace) -> str:
@@ -372,7 +356,7 @@ def main() -> int:
             for what, value in found.items():
                 print(f"{where:<6} {what}: {value}")
         print(_machine(args))
-    return 0 if all(_met(line) for line in lines) else 1
+    return 0 if all(line.met for line in lines) else 1
 
 
 if __name__ == "__main__":

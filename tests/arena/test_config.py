@@ -14,42 +14,7 @@ from llamalab.arena import config_file
 from llamalab.arena.config import load_config
 from llamalab.arena.settings import CHATBOT_ARENA, ArenaConfig
 from llamalab.errors import ConfigError, LlamalabError
-
-GUIDE = """
-policies:
-  p0:
-    provider: "llama_cpp"
-    model: "~/models/llama-3-8b-instruct.Q4_K_M.gguf"
-    temperature: 0.5
-    seed: 42
-    n_ctx: 4096
-    n_gpu_layers: -1  # Use all GPU layers
-
-  pi_clone:
-    provider: "llama_cpp"
-    model: "~/models/llama-3-8b-instruct.Q4_K_M.gguf"  # Same as p0
-    temperature: 0.5
-    seed: 42
-    n_ctx: 4096
-    n_gpu_layers: -1
-
-  pi_bigger_model:
-    provider: "llama_cpp"
-    model: "~/models/llama-3-70b-instruct.Q4_K_M.gguf"  # Larger model
-    temperature: 0.5
-    seed: 42
-    n_ctx: 4096
-    n_gpu_layers: 35  # Partial offloading for large models
-
-  pi_bad:
-    provider: "llama_cpp"
-    model: "~/models/llama-3-8b-instruct.Q4_K_M.gguf"
-    temperature: 1.0  # Higher temperature
-    seed: 42
-    n_ctx: 4096
-    n_gpu_layers: -1
-    system_prompt: "You are an unhelpful assistant."
-"""
+from tests.policy_guide import GUIDE
 
 TWO = "policies:\n  p0: {model: pico, temperature: 0.7}\n  hot: {model: pico}\n"
 """Two policies, on lines 2 and 3."""
