@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,16 +81,76 @@ def test_what_is_binary_or_empty_is_left_out_of_a_folder_and_said(folder: Path) 
     [
         (lambda path: path.write_bytes(b"\x7fELF\0\0"), "is binary"),
         (lambda path: path.write_bytes("text".encode("utf-16")), "is UTF-16"),
-        (lambda path: path.write_text(""), "There is no text"),
+        (lambda path: path.write_bytes("text".encode("utf-32")), "is UTF-32"),
+        (lambda path: path.write_bytes("schöne größe ".encode("latin-1")), "for example with: iconv -f latin1"),
+        (lambda path: path.write_text(""), "There is no text to ask about: x is empty"),
         (lambda path: path.exists(), "cannot be read: No such file"),
         (os.mkfifo, "is no file"),
-        (lambda path: path.mkdir(), "No document was named"),
+        (lambda path: path.mkdir(), r"the folder x, in which there is no file \(hidden ones"),
+        (lambda path: (path.mkdir(), (path / ".hidden").write_text("a")), "the folder x, in which there is no file"),
+        (lambda path: path.symlink_to("x"), "x"),
     ],
 )
 def test_what_cannot_be_read_says_why(folder: Path, make: object, said: str) -> None:
     make(folder / "x")  # type: ignore[operator]
     with pytest.raises(InputError, match=said):
         open_sources("x")
+
+
+@pytest.mark.parametrize(("name", "said"), [("a\0b", "null"), ("~nobody-here/x", "no user here"), ("x" * 5000, "long")])
+def test_a_name_that_can_be_no_file_is_refused(name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        open_sources(name)
+
+
+def test_what_is_empty_beside_a_text_is_said(folder: Path) -> None:
+    (folder / "empty.txt").write_text("")
+    opened = open_sources(["logs", "empty.txt", "-"], stdin=lambda: b"")
+    assert opened.said == ("Left out: standard input (-), which is empty.", "empty.txt is empty.")
+    with pytest.raises(InputError, match="Left out: standard input"):
+        open_sources("-", stdin=lambda: b"")
+
+
+def test_several_empty_files_are_counted(folder: Path) -> None:
+    for name in ("x", "y"):
+        (folder / name).write_text("")
+    with pytest.raises(InputError, match="x and 1 more are empty"):
+        open_sources(["x", "y"])
+
+
+FORBIDDEN = """
+import os, sys
+from llamalab.errors import InputError
+from llamalab.rlm.sources import open_sources
+if os.geteuid() == 0:
+    os.seteuid(65534)
+print(open_sources(["open", "closed"]).said)
+for name in ("closed/a.txt", "private.txt", "closed/*.txt", "closed"):
+    try:
+        open_sources(name)
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_what_nobody_may_read_is_said(folder: Path) -> None:
+    for name in ("open", "closed"):
+        (folder / name).mkdir()
+        (folder / name / "a.txt").write_text("a")
+    (folder / "private.txt").write_text("a")
+    (folder / "private.txt").chmod(0)
+    (folder / "closed").chmod(0)
+    folder.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", FORBIDDEN], capture_output=True, text=True, check=False)
+    (folder / "closed").chmod(0o755)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "('Left out: closed cannot be read: Permission denied.',)",
+        "closed/a.txt cannot be read: Permission denied.",
+        "private.txt cannot be read: Permission denied.",
+        "closed/*.txt: there is no such file.",
+        "There is no text to ask about in what was named. Left out: closed cannot be read: Permission denied.",
+    ]
 
 
 def test_nothing_is_named() -> None:

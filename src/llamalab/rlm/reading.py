@@ -17,6 +17,8 @@ _BLOCK = 1 << 20
 _WRONG = "\N{REPLACEMENT CHARACTER}"
 _MARK = b"\xef\xbb\xbf"  # byte order mark
 _IN_MEMORY = 16 << 20
+_MANY = 10  # places; so many are hardly an accident
+_CONVERT = "iconv -f latin1 -t utf-8"
 _MOST_WRONG = 0.1  # of the bytes; texts in an old encoding of Western languages have fewer
 
 
@@ -66,6 +68,8 @@ def _blocks(data: Bytes, start: int = 0) -> Iterator[bytes]:
 
 
 def _refuse(data: Bytes, name: str) -> None:
+    if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        raise InputError(f"{name} is UTF-32. Convert it: iconv -f UTF-32 -t UTF-8.")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise InputError(f"{name} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8.")
     raise InputError(f"{name} is binary: byte {data.find(bytes(1))} is zero. Only text can be read; convert it first.")
@@ -91,10 +95,15 @@ def _repaired(data: Bytes, name: str) -> Reading:
     copy = _copy(blocks())
     replaced = max(wrong - there, 1)
     if replaced > _MOST_WRONG * len(data) and len(data) > 1:
-        raise InputError(f"{name} is no text in UTF-8: it is wrong in {replaced} places. Convert it first.")
+        raise InputError(
+            f"{name} is no text in UTF-8: it is wrong in {replaced:,} places. Convert it first, for example with: "
+            f"{_CONVERT}."
+        )
     found = read_text(copy, name)
-    where = f"in line {first}" if replaced == 1 else f"in {replaced} places, first in line {first}"
+    where = f"in line {first}" if replaced == 1 else f"in {replaced:,} places, first in line {first}"
     note = f"{name} is not all UTF-8: U+FFFD stands for what is wrong {where}"
+    if replaced >= _MANY:
+        note += f". If it is in another encoding, convert it first, for example with: {_CONVERT}"
     return Reading(found.data, found.newlines, found.continuations, (note,))
 
 

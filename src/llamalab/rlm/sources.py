@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,8 +79,10 @@ def open_sources(
                 own.extend(_opened(str(source), seen, left_out))
             elif any(document.name == STDIN for document in documents):
                 raise InputError("Standard input (-) was named twice; it can be read once.")
+            elif content := stdin():
+                own.append(Document.of(content, STDIN))
             else:
-                own.append(Document.of(stdin(), STDIN))
+                left_out.append("standard input (-), which is empty.")
             documents += own[before:]
             if len(documents) > MOST:
                 raise InputError(f"{source}: more than {MOST:,} documents. Name fewer, or join them into larger files.")
@@ -91,6 +94,7 @@ def open_sources(
             document.close()
         raise
     notes = [note for document in documents for note in document.notes]
+    notes += [f"{document.name} is empty." for document in documents if not document.n_bytes]
     return Opened(context, (*_sentences(left_out), *notes), tuple(own))
 
 
@@ -98,24 +102,26 @@ def _opened(source: str, seen: set[Path], left_out: list[str]) -> Iterator[Docum
     """The documents of a file, folder or pattern, but for those that are open already."""
     if not source:  # a variable of the shell that is not set: to a path it would be the current folder
         raise InputError("The name of a document is empty. Give a file, a folder (. for this one), a pattern, or -.")
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = _path(source)
+    if _is(path, stat.S_ISDIR):
         files, chosen = _below(path, left_out), False
-    elif glob.has_magic(source) and not path.exists():
+    elif glob.has_magic(source) and not _is(path, bool):
         files, chosen = _matching(path, left_out), False
     else:
         files, chosen = [path], True
     for file in files:
-        real = file.resolve()
-        if real in seen:
-            continue
         try:
+            real = file.resolve()
+            if real in seen:
+                continue
             document = Document.open(file, _name(file))
         except InputError as error:
             if chosen:
                 raise
             left_out.append(str(error))
             continue
+        except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a zero byte in the name
+            raise InputError(f"{_name(file)!r} cannot be read: {error}.") from None
         seen.add(real)
         if document.n_bytes == 0 and not chosen:
             left_out.append(f"{_name(file)} is empty.")
@@ -126,15 +132,21 @@ def _opened(source: str, seen: set[Path], left_out: list[str]) -> Iterator[Docum
 
 def _below(folder: Path, left_out: list[str]) -> list[Path]:
     """Files of a folder and its folders, by name; none that is hidden or outside of it."""
-    home, found = folder.resolve(), []
-    for here, folders, files in os.walk(folder):
+    home, found, before = folder.resolve(), [], len(left_out)
+
+    def unread(error: OSError) -> None:
+        left_out.append(f"{_name(Path(error.filename))} cannot be read: {error.strerror}.")
+
+    for here, folders, files in os.walk(folder, onerror=unread):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in (Path(here, name) for name in sorted(files) if not name.startswith(".")):
-            if _leads_out(file, home, left_out) or not file.is_file():
+            if _leads_out(file, home, left_out) or not _is(file, stat.S_ISREG):
                 continue
             found.append(file)
             if len(found) > MOST:
                 raise InputError(f"{_name(folder)} holds more than {MOST:,} files. Name some of them.")
+    if not found and len(left_out) == before:
+        left_out.append(f"the folder {_name(folder)}, in which there is no file (hidden ones are not read).")
     return found
 
 
@@ -152,13 +164,28 @@ def _matching(pattern: Path, left_out: list[str]) -> list[Path]:
     for path in matching:
         if not hidden and any(part.startswith(".") for part in path.parts[len(fixed) :]):
             continue
-        if path.is_dir() and not _leads_out(path, home.resolve(), left_out):
+        if _is(path, stat.S_ISDIR) and not _leads_out(path, home.resolve(), left_out):
             files += _below(path, left_out)
-        elif path.is_file() and not _leads_out(path, home.resolve(), left_out):
+        elif _is(path, stat.S_ISREG) and not _leads_out(path, home.resolve(), left_out):
             files.append(path)
     if not files:
         raise InputError(f"{_name(pattern)}: there is no such file.")
     return list(dict.fromkeys(files))
+
+
+def _path(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        raise InputError(f"{source} begins with the home folder of somebody who is no user here.") from None
+
+
+def _is(path: Path, kind: Callable[[int], bool]) -> bool:
+    """Whether there is something of a kind. No, where nobody may look: whoever opens it then says why."""
+    try:
+        return kind(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def _leads_out(file: Path, home: Path, left_out: list[str]) -> bool:
@@ -181,5 +208,5 @@ def _sentences(left_out: list[str]) -> list[str]:
 
 def _nothing(left_out: list[str]) -> str:
     if left_out:
-        return f"There is no text in what was named. {' '.join(_sentences(left_out))}"
+        return f"There is no text to ask about in what was named. {' '.join(_sentences(left_out))}"
     return "No document was named. Give a file, a folder, a pattern, or - for standard input."

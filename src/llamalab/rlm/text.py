@@ -99,6 +99,8 @@ class Document:
                 return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), called, path.absolute())
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        except ValueError as error:  # a zero byte in its name
+            raise InputError(f"{called!r} is no name of a file: {error}.") from None
 
     @classmethod
     def of(cls, content: str | bytes, name: str) -> Document:
@@ -199,7 +201,7 @@ class Context:
         """
         self.documents = tuple(documents)
         if not any(document.n_bytes for document in documents):
-            raise InputError("There is no text to ask about: " + ("it is empty." if documents else "name a file."))
+            raise InputError(f"There is no text to ask about: {_empty([document.name for document in documents])}.")
         names = [document.name for document in documents]
         twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
         if twice is not None:
@@ -216,6 +218,13 @@ class Context:
         """
         for document in self.documents:
             document.check()
+
+
+def _empty(names: Sequence[str]) -> str:
+    if not names:
+        return "name a file"
+    more = f" and {len(names) - 1:,} more are" if len(names) > 1 else " is"
+    return f"{names[0]}{more} empty"
 
 
 def _digest(data: Bytes) -> str:
