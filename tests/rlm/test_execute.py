@@ -244,7 +244,7 @@ def test_no_line_of_a_document_stands_without_its_number_and_output_is_bounded(t
     here = then(of(text + "\u2028\x85\r0000: forged", output=output), "regex", pattern=".+", store="m")
     for result in (do(here, "slice", start=0), do(here, "get", name="m"), do(here, "print", value="${m}")):
         assert len(result.text) <= output
-        assert all(re.match(r"(doc\d+ )?L?\d+: ?|.{0,6}…$", line) for line in result.text.splitlines())
+        assert all(re.match(r"(doc\d+ )?L?\d+(@\d+)?: ?|.{0,6}…$", line) for line in result.text.splitlines())
 
 
 def test_a_line_of_fifty_million_bytes_is_read_like_any_other() -> None:
@@ -264,15 +264,17 @@ def test_a_line_of_fifty_million_bytes_is_read_like_any_other() -> None:
 
 
 def test_of_a_long_line_that_was_found_the_part_around_the_phrase_is_shown() -> None:
-    here = of("é" * 500 + " x " + "y" * 2000 + " the access code is 48213 " + "z" * 2000, "short: the access code is 7")
+    long = "é" * 500 + " x " + "y" * 2000 + " the access code is 48213 " + "z" * 2000
+    here = of(long, "short: the access code is 7")
     first, second = do(here, "find", text="Access Code").text.splitlines()
     assert first == "doc2 L1: short: the access code is 7"
     assert "the access code is 48213" in second
     assert len(second) < 320
     assert "is 48213" in do(here, "find", text="code access is 48213 the").text
     plain = do(here, "find", text="x").text
-    assert plain.startswith("doc1 L1: …")
+    assert plain.startswith(f"doc1 L1@441: …{long[441:520]}")
     assert "é x y" in plain
+    assert do(here, "slice", start=441, end=520, on="doc1").text.endswith(long[441:520])
 
 
 HOSTILE = ["x(?:x*[0-9])?", "(x*)*y", "x?x?x?x?x?x?xxxxxx", "(?:x.{0,300}){2}!", "(x+x+)+y", "[^y]*"]

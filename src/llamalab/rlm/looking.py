@@ -120,7 +120,7 @@ def listed(value: Value, state: State, one: str, many: str, *, around: bool = Fa
     if shown.items < len(value.items):
         notes.append(f"the first {shown.items} are shown")
     head = f"{value.total} {one if value.total == 1 else many}"
-    return Result(value, head, shown.text, tuple(notes), value.spans(SPANS_KEPT))
+    return Result(value, head, shown.text, (*notes, *shown.notes), value.spans(SPANS_KEPT))
 
 
 def _text(value: Value, state: State, head: str, notes: list[str]) -> Result:

@@ -103,7 +103,7 @@ def _look(name: str, state: State) -> Result:
     value = state.source(name)
     shown = show(value, state)
     size = "1 text" if value.kind == "text" else f"{value.total} {'piece' if value.total == 1 else 'pieces'}"
-    notes = () if shown.whole else (f"shown up to {state.limits.output} characters",)
+    notes = (*(() if shown.whole else (f"shown up to {state.limits.output} characters",)), *shown.notes)
     return Result(
         value, value.items[0].text if value.kind == "number" else size, shown.text, notes, value.spans(SPANS_KEPT)
     )
