@@ -107,3 +107,23 @@ def test_direct_answers_are_typed_as_well() -> None:
     root = Scripted(['{"code":48213,"vault":"Blue"}'])
     answer = ask(root, schema=CODE, config=settings(bypass_enabled=True))
     assert (answer.mode, answer.value) == ("direct", {"code": 48213, "vault": "Blue"})
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [("9" * 6000, "an integer of 6,000 digits"), ('{"a":1,"a":2}', "a key stands twice"), ("NaN", "NaN is no number")],
+    ids=["digits", "twice", "nan"],
+)
+def test_json_that_python_reads_and_others_do_not_is_refused_in_words_of_our_own(answer: str, says: str) -> None:
+    root = Scripted(['{"op":"len"}', '{"op":"final","answer":' + answer + "}", final({"code": 48213, "vault": "Blue"})])
+    assert ask(root, schema=CODE).complete
+    assert says in told(root)[1]
+    direct = ask(Scripted([answer]), schema={"type": "object"}, config=settings(bypass_enabled=True))
+    assert (direct.value, direct.complete) == (None, False)
+    assert "sys." not in direct.why + told(root)[1]
+
+
+@pytest.mark.parametrize("number", [10**6000, float("inf"), float("nan")], ids=["digits", "inf", "nan"])
+def test_a_schema_in_python_with_a_number_that_is_none_is_refused(number: float) -> None:
+    with pytest.raises(SchemaError, match="or has thousands of digits"):
+        check_schema({"type": "number", "maximum": number})

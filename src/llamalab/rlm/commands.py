@@ -297,6 +297,7 @@ SUB_COMMANDS = frozenset({"map", "reduce", "llm_query", "delegate"})
 FINAL_COMMANDS = frozenset({"final", "final_var"})
 """Those that end a run."""
 
+_MOST_DIGITS = 1000  # of an integer; Python reads no more than 4,300
 _PARSER: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="op")])
 
 
@@ -309,7 +310,7 @@ def parse_command(text: str) -> Command:
     if len(text) > MAX_COMMAND:
         raise InputError(f"not a command: {len(text)} characters; a command has at most {MAX_COMMAND}")
     try:
-        found = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_number)
+        found = strict_json(text)
         text.encode()
     except RecursionError:
         raise InputError("not a command: nested too deeply") from None
@@ -350,6 +351,22 @@ def write_command(command: Command) -> str:
     fields = {"op": command.op, **command.model_dump(exclude_unset=True, exclude_none=True, exclude={"op", "thought"})}
     thought = {} if command.thought is None else {"thought": command.thought}
     return json.dumps({**thought, **fields}, ensure_ascii=False, separators=(",", ":"))
+
+
+def strict_json(text: str) -> Any:
+    """A JSON value in which no key of an object stands twice, and every number is one.
+
+    Raises:
+        ValueError: it is none; says what is wrong.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_number, parse_int=_integer)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"an integer of {len(digits):,} digits")
+    return int(digits)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any
 
 from llamalab.errors import InputError, SchemaError
+from llamalab.rlm.commands import strict_json
 from llamalab.rlm.protocol import NOT_FOUND
 
 _COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
@@ -22,7 +23,14 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     """
     try:
         text = json.dumps(dict(schema), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise SchemaError("The schema of the answer is nested too deeply.") from None
+    except ValueError:
+        raise SchemaError(
+            "The schema of the answer is not JSON: it holds itself, or a number in it is infinite, none, or has "
+            "thousands of digits."
+        ) from None
+    except TypeError as error:
         raise SchemaError(f"The schema of the answer is not JSON: {error}.") from None
     _matcher(text)
 
@@ -39,7 +47,7 @@ def read_answer(schema: Mapping[str, Any], text: str) -> Any:
         return None
     values: list[Any] = []
     with suppress(ValueError, RecursionError):
-        values.append(_strictly(text))
+        values.append(strict_json(text))
     values.append(text)  # where the schema asks for text, text that looks like a number stays text
     fields = schema.get("properties")
     if isinstance(fields, Mapping) and len(fields) == 1:
@@ -89,11 +97,3 @@ def _in_order(schema: Mapping[str, Any], value: Any) -> Any:
         key: _in_order(properties[key], value[key]) if isinstance(properties.get(key), Mapping) else value[key]
         for key in ordered
     }
-
-
-def _strictly(text: str) -> Any:
-    return json.loads(text, parse_constant=_no_number)
-
-
-def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number")
