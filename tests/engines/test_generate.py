@@ -553,6 +553,15 @@ def test_a_prompt_that_shares_nothing_starts_afresh(tiny_gguf: Path):
         logprobs_hold(engine, asked, second)
 
 
+def test_a_short_question_takes_no_long_conversation_s_place(tiny_gguf: Path):
+    """They begin with the same token, as the turns of all conversations do."""
+    with LlamaCppEngine(tiny_gguf, n_threads=1, n_seq=2, cache_prompts=True) as engine:
+        talk = "A long conversation about the weather, the sea and the ships that come in at night."
+        one(engine, request(engine, talk, seed=1))
+        one(engine, request(engine, "A", seed=1))
+        assert one(engine, request(engine, talk, seed=2)).usage.cached > 30
+
+
 def test_without_the_option_nothing_is_cached(tiny_engine: LlamaCppEngine):
     asked = request(tiny_engine, "hello world " * 20, seed=1)
     one(tiny_engine, asked)

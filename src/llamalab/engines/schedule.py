@@ -108,10 +108,13 @@ class Scheduler(Turns):
             bisect.insort(self._active, response, key=lambda r: r.sequence)
 
     def _choose(self, prompt: Ids) -> int:
-        """The free sequence that holds most of the prompt already; the lowest among equals."""
+        """The free sequence that saves most: what it holds of the prompt already, less what it holds and would lose.
+
+        A question that begins like a long conversation, and is not its next turn, leaves it alone where it can.
+        """
         if not self._keep:
             return self._free[0]
-        return max(self._free, key=lambda s: (common_prefix(self._kept[s], prompt), not self._kept[s], -s))
+        return max(self._free, key=lambda s: (2 * common_prefix(self._kept[s], prompt) - len(self._kept[s]), -s))
 
     def _reuse(self, sequence: int, prompt: Ids) -> int:
         """Empty a sequence but for what it shares with the prompt; number of tokens that stay."""
