@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from llamalab.rlm.config import load_config
 from llamalab.rlm.providers import Pool, open_pool
 from llamalab.rlm.replay import replay
 from tests.chat_servers import Answer, Asked, ChatServer, ollama, openai
-from tests.rlm.test_config import EXAMPLES, HYBRID
+from tests.rlm.test_config import BYPASS, EXAMPLES, HYBRID
 
 TURNS = [
     {"thought": "the errors", "op": "find", "text": "ERROR", "store": "hits"},
@@ -99,6 +99,14 @@ def either(asked: Asked) -> str:
     return sub(asked) if "given a task" in asked.body["messages"][0]["content"] else root(asked)
 
 
+def whole_text(asked: Asked) -> str:
+    """As `either`, and who is shown the whole text answers at once; no code block where a schema is held."""
+    if "They stand between two lines" in asked.body["messages"][0]["content"]:
+        return "38 ms"
+    said = either(asked)
+    return said.removeprefix("```json\n").removesuffix("\n```") if asked.body.get("format") else said
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("held", [True, False])
 def test_a_run_by_each_of_the_guides_examples(
@@ -106,12 +114,7 @@ def test_a_run_by_each_of_the_guides_examples(
 ) -> None:
     """With servers that hold schemas (and write no code block then), and with servers that ignore them."""
     monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-secret")
-
-    def says(asked: Asked) -> str:
-        said = either(asked)
-        return said.removeprefix("```json\n").removesuffix("\n```") if asked.body.get("format") else said
-
-    local, api = ChatServer(ollama(says, held=held)), ChatServer(openai(says, deepseek=True))
+    local, api = ChatServer(ollama(whole_text, held=held)), ChatServer(openai(whole_text, deepseek=True))
     text = EXAMPLES[name].replace("http://p40-server:11434", local.url).replace("http://localhost:11434", local.url)
     text = text.replace('base_url = "https://api.deepseek.com"\n', "")
     text = text.replace('"deepseek"', f'"deepseek"\nbase_url = "{api.url}"')
@@ -121,6 +124,52 @@ def test_a_run_by_each_of_the_guides_examples(
     for server in (local, api):
         server.stop()
     assert (answer.text, answer.complete, answer.malformed) == ("38 ms", True, 0)
+
+
+def padded(characters: int) -> str:
+    """The log among lines that say nothing, so many characters in all."""
+    filler = "10:00 INFO ping\n"
+    lines = [filler] * ((characters - len(LOG)) // len(filler))
+    text = "".join([*lines[: len(lines) // 2], LOG, *lines[len(lines) // 2 :]])
+    return text + "." * (characters - len(text))
+
+
+@pytest.fixture
+def guides_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Gives the guide's examples their servers: nothing but the addresses changes."""
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-secret")
+    local, api = ChatServer(ollama(whole_text)), ChatServer(openai(whole_text, deepseek=True))
+
+    def addressed(text: str) -> str:
+        text = text.replace("http://p40-server:11434", local.url).replace("http://localhost:11434", local.url)
+        text = text.replace('base_url = "https://api.deepseek.com"\n', "")
+        return text.replace('"deepseek"', f'"deepseek"\nbase_url = "{api.url}"')
+
+    yield addressed
+    for server in (local, api):
+        server.stop()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    ("bypass", "characters", "mode"),
+    [
+        ("", len(LOG), "direct"),
+        ("", 600_000, "rlm"),  # more than the window of any of them
+        (BYPASS, 3_999, "direct"),
+        (BYPASS, 4_000, "rlm"),
+    ],
+)
+def test_the_guides_examples_answer_directly_where_the_guide_says_so(
+    name: str, bypass: str, characters: int, mode: str, tmp_path: Path, guides_servers: Callable[[str], str]
+) -> None:
+    (tmp_path / "config.toml").write_text(bypass + guides_servers(EXAMPLES[name]))
+    (tmp_path / "log.txt").write_text(padded(characters))
+    answer = rlm.ask(QUESTION, [tmp_path / "log.txt"], config=tmp_path / "config.toml", journal=tmp_path / "run.jsonl")
+    assert (answer.text, answer.complete, answer.why, answer.mode) == ("38 ms", True, "", mode)
+    assert answer.turns == (1 if mode == "direct" else 3)
+    assert sorted({piece.line for piece in answer.evidence}) != []
+    assert replay(tmp_path / "run.jsonl").equal
 
 
 @pytest.mark.parametrize(("who", "at"), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)])
