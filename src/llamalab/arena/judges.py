@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 from llamalab.arena.settings import JudgeSettings
 from llamalab.engine import Message
-from llamalab.errors import ConfigError, LlamalabError
+from llamalab.errors import ConfigError, LlamalabError, ProviderUnavailable
 from llamalab.scoring.rows import error_type
 
 Prompt: TypeAlias = str | Sequence[Message]
@@ -158,13 +158,14 @@ class _LogprobJudge:
 
         Raises:
             ModelFileError, ConfigError, OutOfMemory: the model cannot be used at all.
+            ProviderUnavailable: where it runs, nobody answers.
         """
         from llamalab.scoring.run import FATAL
         from llamalab.scoring.session import Item
 
         asked = [Item(self._policy, item.prompt, item.response, item.finished, tag=item.id) for item in items]
         for item, outcome in self._session.score(asked):
-            if isinstance(outcome, FATAL):
+            if isinstance(outcome, (*FATAL, ProviderUnavailable)):
                 raise outcome
             if isinstance(outcome, LlamalabError):
                 yield item.tag, JudgeError(error_type(outcome), str(outcome))

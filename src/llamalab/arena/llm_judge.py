@@ -16,6 +16,7 @@ from llamalab.errors import (
     ModelFileError,
     OutOfMemory,
     ProviderError,
+    ProviderUnavailable,
     TemplateMissing,
 )
 from llamalab.scoring.rows import error_type
@@ -95,6 +96,7 @@ class LlmJudge:
 
         Raises:
             ModelFileError, ConfigError, OutOfMemory, TemplateMissing, ProviderError: the model cannot be used at all.
+            ProviderUnavailable: where it runs, nobody answers; that is no property of the response.
         """
         for item in items:
             answers = []
@@ -127,6 +129,8 @@ class LlmJudge:
             raise
         except LlamalabError as error:
             if isinstance(error, ProviderError) and error.status in _REFUSED:
+                raise
+            if isinstance(error, ProviderUnavailable) and error.usage is None:  # what it charges for, it has answered
                 raise
             return JudgeError(error_type(error), str(error))
         if reply.finish_reason == "length":

@@ -19,7 +19,7 @@ from typing import Any
 
 from llamalab.arena.generation import asked
 from llamalab.arena.jsonl import read_lines
-from llamalab.errors import EngineError, LlamalabError
+from llamalab.errors import EngineError, LlamalabError, ProviderUnavailable
 from llamalab.scoring.policy import Policy
 from llamalab.scoring.result import LogProbResult
 from llamalab.scoring.rows import as_line
@@ -63,14 +63,22 @@ class PolicyScorer:
         self._clone, self._scored = clone, scored
 
     def score(self, items: Iterable[Item]) -> Iterator[tuple[Item, LogProbResult | LlamalabError]]:
-        """Each item with its outcome, in order; see `Session.score`."""
+        """Each item with its outcome, in order; see `Session.score`.
+
+        Raises:
+            ProviderUnavailable: an endpoint does not answer. That is no property of the response: later it may have a
+                number.
+        """
         given = list(items)
         as_text = [self._as_scored(item) for item in given]
         apart = [self._scored is not None and item.tag == self._clone for item in given]
         others = self._session.score(i for i, alone in zip(as_text, apart, strict=True) if not alone)
         clones = (self._scored or self._session).score(i for i, alone in zip(as_text, apart, strict=True) if alone)
         for item, alone in zip(given, apart, strict=True):
-            yield item, next(clones if alone else others)[1]
+            outcome = next(clones if alone else others)[1]
+            if isinstance(outcome, ProviderUnavailable):
+                raise outcome
+            yield item, outcome
 
     def _as_scored(self, item: Item) -> Item:
         foreign = item.tag in self._foreign or item.policy.remote

@@ -19,7 +19,7 @@ from llamalab.arena.manifest import write_manifest
 from llamalab.arena.settings import ArenaConfig
 from llamalab.arena.work import Work
 from llamalab.engines.options import nearest
-from llamalab.errors import ConfigError, InputError
+from llamalab.errors import ConfigError, InputError, ProviderUnavailable
 
 STEPS = ("prompts", "responses", "draws", "logprobs", "judge", "labels", "estimate", "report")
 """In this order."""
@@ -84,6 +84,7 @@ def run(
         ConfigError: no such step, the extra is not installed, something in the configuration cannot be, or a file in
             the folder was made otherwise than it says now.
         InputError: a file in the folder cannot be read, or another process is at work there.
+        ProviderUnavailable: an endpoint does not answer; the rows done so far are kept.
         LlamalabError: what a step cannot go on without; the rows done so far are kept.
     """
     steps = selected(only, from_)
@@ -97,12 +98,18 @@ def run(
     with _alone(folder):
         work = Work(config, folder, force, progress or _silent)
         made_from.check(work, made_from.needed(steps))
+        if "logprobs" in steps and config.candidates is None and (force or not score_stage.is_done(work)):
+            preflight.check_endpoints(config)
         for step in steps:
             if not force and step != "estimate":  # which is always made anew
                 made_from.check(work, [step])
             if step == "estimate":
                 write_manifest(config, folder, tuple(score_stage.notes(work)), tuple(commands))
-            _what_runs(config)[step](work)
+            try:
+                _what_runs(config)[step](work)
+            except ProviderUnavailable as error:
+                said = f"{error} The rows done so far are kept: the same command goes on."
+                raise ProviderUnavailable(said, status=error.status) from None
     return folder
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llamalab.arena.prompt_files import is_missing
 from llamalab.arena.settings import ArenaConfig, JudgeSettings
-from llamalab.errors import ConfigError, LlamalabError
+from llamalab.errors import ConfigError, LlamalabError, ProviderUnavailable
 
 EXTRA = ("scipy", "sklearn", "pyarrow", "matplotlib", "cje")
 """Modules that the extra `arena` brings."""
@@ -34,7 +34,7 @@ def check(config: ArenaConfig) -> None:
         ConfigError: one is not; names file, line and setting.
     """
     _check_models(config)
-    _check_functions(config)
+    _check_judges(config)
     oracle = None if config.oracle is None else config.oracle.file
     if is_missing(config.prompts.source):
         place = config.at("prompts.file")
@@ -42,6 +42,28 @@ def check(config: ArenaConfig) -> None:
     for place, path in (("responses.file", config.responses.file), ("oracle.file", oracle)):
         if path is not None and not path.is_file():
             raise ConfigError(f"{config.at(place)}: there is no file {path}. Name one that is there.")
+
+
+def check_endpoints(config: ArenaConfig) -> None:
+    """See that policies that run elsewhere can be scored there: each endpoint repeats what it generates, with the same
+    log probabilities.
+
+    Raises:
+        ConfigError: one cannot, or a setting is none that endpoints have; names file, line and policy.
+        ProviderUnavailable: one does not answer now.
+    """
+    from llamalab.scoring.remote import RemoteScorer
+
+    for name, policy in config.compared.items():
+        if policy.remote:
+            where = config.at(f"policies.{name}")
+            try:
+                with RemoteScorer(policy) as scorer:
+                    scorer.self_check()
+            except ProviderUnavailable as error:
+                raise ProviderUnavailable(f"{where}: {error}", status=error.status) from None
+            except LlamalabError as error:
+                raise ConfigError(f"{where}: {error}") from None
 
 
 def check_references(config: ArenaConfig, prompts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -79,12 +101,14 @@ def _check_models(config: ArenaConfig) -> None:
             raise ConfigError(f"{config.at(place)}: {error}") from None
 
 
-def _check_functions(config: ArenaConfig) -> None:
+def _check_judges(config: ArenaConfig) -> None:
+    """Functions are found, and chat models elsewhere have an address and a key; nothing is asked there."""
     from llamalab.arena.judges import open_judge
 
     for place, judge in _judges(config):
-        if judge.kind == "python":
+        elsewhere = judge.kind == "llm" and judge.model is not None and judge.model.remote
+        if judge.kind == "python" or elsewhere:
             try:
                 open_judge(judge).close()
             except LlamalabError as error:
-                raise ConfigError(f"{config.at(f'{place}.kind')}: {error}") from None
+                raise ConfigError(f"{config.at(f'{place}.model' if elsewhere else f'{place}.kind')}: {error}") from None

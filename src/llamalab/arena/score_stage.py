@@ -11,6 +11,7 @@ from llamalab.arena.logprobs import HOW, PolicyScorer, rows_to_score, same_token
 from llamalab.arena.made_from import scoring_plan
 from llamalab.arena.manifest import write_json, write_whole
 from llamalab.arena.work import Work
+from llamalab.errors import InputError
 from llamalab.scoring.policy import Policy
 from llamalab.scoring.run import run as score_rows
 from llamalab.scoring.session import Session
@@ -31,7 +32,7 @@ def logprobs(work: Work) -> None:
         if work.force:
             for each in work.folder.glob("clone.sqlite*"):
                 each.unlink()
-        if work.force or _fewer(work.folder / "logprobs.jsonl", rows):
+        if work.force or _count(work.folder / "logprobs.jsonl") < _count(rows):
             score_clone(config.policies[clone], rows, cloned, partial(work.progress, f"scoring {clone} apart"))
         write_json(work.folder / "aa.json", {"policy": clone, "how": HOW})
     with Store(work.folder / "scores.sqlite") as store, Session(list(config.compared.values()), store=store) as session:
@@ -51,15 +52,32 @@ def logprobs(work: Work) -> None:
             _score(work, fresh, work.logprobs_of(name), scorer, two, f"logprobs of {name}")
 
 
+def is_done(work: Work) -> bool:
+    """Whether every response has its log probabilities."""
+    try:
+        work.check_responses()
+    except InputError:
+        return False
+    files = {work.folder / "responses.jsonl": work.folder / "logprobs.jsonl"}
+    files |= {work.draws_of(name): work.logprobs_of(name) for name in work.drawing}
+    return not any(_count(scored) < _count(written, whole=True) for written, scored in files.items())
+
+
 def notes(work: Work) -> Iterator[str]:
     """What a reader of the report should know about how the rows came about."""
     config = work.config
     with Session(list(config.compared.values())) as session:
         for name in _foreign(work, session):
-            yield (
-                f"Policy '{name}' has another tokeniser than '{config.base}': one tokenisation of each text is scored, "
-                "not the sum over all, so its weights are approximate."
-            )
+            if config.policies[name].remote or work.base.remote:
+                yield (
+                    f"Policy '{name}' is scored on the text of each response, as its tokeniser cuts it, not on the "
+                    "tokens that were drawn: its weights are approximate."
+                )
+            else:
+                yield (
+                    f"Policy '{name}' has another tokeniser than '{config.base}': one tokenisation of each text is "
+                    "scored, not the sum over all, so its weights are approximate."
+                )
     for name in config.targets:
         if config.policies[name].provider != work.base.provider:
             yield (
@@ -90,7 +108,6 @@ def _score(
     score_rows(str(rows), str(target), plan, session=scorer, force=work.force, progress=partial(work.progress, step))
 
 
-def _fewer(written: Path, wanted: Path) -> bool:
-    """Whether a file has fewer rows than another."""
-    there = sum(1 for _ in read_lines(written)) if written.is_file() else 0
-    return there < sum(1 for _ in read_lines(wanted))
+def _count(path: Path, *, whole: bool = False) -> int:
+    """Rows of a file; on request, those that are no errors."""
+    return sum(not (whole and line.fields.get("error")) for line in read_lines(path)) if path.is_file() else 0

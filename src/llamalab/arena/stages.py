@@ -18,6 +18,7 @@ from llamalab.arena.preflight import check_references
 from llamalab.arena.prompts import read_prompts
 from llamalab.arena.work import Work
 from llamalab.errors import ConfigError, LlamalabError
+from llamalab.scoring.remote_text import remote_text
 from llamalab.scoring.rows import as_line
 from llamalab.scoring.session import Session
 from llamalab.scoring.spans import prefix_ids
@@ -119,18 +120,20 @@ def _generate(work: Work, name: str, path: Path, record: Mapping[str, Any], per_
 
 
 def _check_prompt(work: Work) -> None:
-    """See that every local policy can be asked the first prompt, before anything is written.
+    """See that every policy can be asked the first prompt, before anything is written.
 
     Raises:
         ConfigError: a template or system prompt that does not work; names the policy's place.
     """
     config = work.config
     first = next(iter(work.prompts.values()))
+    ends = config.responses.file is None  # of responses from elsewhere, perhaps none is known to have ended
     with Session(list(config.compared.values())) as session:
         for name, policy in config.compared.items():
-            if policy.remote:
-                continue
             try:
+                if policy.remote:
+                    remote_text(policy, asked(first), "x", finished=ends, end=policy.options.get("end"))
+                    continue
                 prefix_ids(session.tokens(policy), policy, asked(first))
             except LlamalabError as error:
                 raise ConfigError(f"{config.at(f'policies.{name}')}: {error}") from None
