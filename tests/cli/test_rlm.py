@@ -196,6 +196,7 @@ def test_an_answer_that_claims_more_than_was_read_says_so_in_text_and_json(cli: 
         ((), "There is no question"),
         (("", "big.log"), "The question is empty"),
         ((QUESTION,), "No document was named"),
+        (("big.log", QUESTION), "big.log is there as a file. The question comes first"),
         ((QUESTION, "no.log"), "no.log cannot be read"),
         ((QUESTION, "*.csv"), "there is no such file"),
         ((QUESTION, "empty.txt"), "There is no text to ask about: empty.txt is empty"),

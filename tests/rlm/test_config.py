@@ -163,6 +163,9 @@ BLOCK = '[[providers]]\nprovider_type = "ollama"\nmodel = "m"\n'
         ('[[providers]]\nprovider_type = "llama_cpp"\nmodel = "pico"\nn_ctx = "much"\n', 4, "n_ctx"),
         ("max_cost = 0.5\n" + SMALL_SUB, 3, "price_in and price_out of deepseek:deepseek-chat"),
         (BLOCK + 'role = "sub"\n', 4, "no provider steers"),
+        (BLOCK.replace("[[providers]]", "[providers]"), 1, "headed [[providers]], with two brackets"),
+        ("providers = [1]\n", 1, "headed [[providers]], with two brackets"),
+        ("\n" + BLOCK.replace("[[providers]]", "[[provider]]"), 2, "Did you mean 'providers'"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(text: str, line: int, says: str, tmp_path: Path) -> None:
@@ -260,6 +263,14 @@ def test_models_of_the_command_line_take_the_place_of_pico(
     root: str | None, sub: str | None, expected: list[tuple[str, str]]
 ) -> None:
     assert roles(with_models(default_config(), root=root, sub=sub)) == expected
+
+
+def test_a_limit_of_the_cost_needs_the_prices_of_models_of_the_command_line_too(tmp_path: Path) -> None:
+    config = read(tmp_path, "max_cost = 0.5\n")
+    for named in ({"root": "deepseek:deepseek-chat"}, {"sub": "openai:m"}):
+        with pytest.raises(ConfigError, match=r"config\.toml, with price_in and price_out"):
+            with_models(config, **named)
+    assert roles(with_models(config, root="ollama:a")) == [("ollama:a", "both")]
 
 
 def test_models_of_the_command_line_take_the_place_of_their_role_in_a_file() -> None:

@@ -184,12 +184,21 @@ def _schema(file: Path) -> dict[str, Any]:
 def _asked(question: str | None, sources: list[str], resume: Path | None) -> tuple[str, Sequence[str | Document]]:
     """Question and documents: as they are given, or those of the run that goes on."""
     if question is not None:
+        if sources and _exists(question) and not any(map(_exists, sources)):
+            raise InputError(f"{question} is there as a file. The question comes first: llamalab rlm ask QUESTION FILE")
         return check_argument(question, "The question"), sources
     if resume is None:
         raise InputError('There is no question. Put one in quotes before the files: llamalab rlm ask "Who?" a.txt')
     from llamalab.rlm.begun import begun_run
 
     return begun_run(resume.expanduser())
+
+
+def _exists(name: str) -> bool:
+    try:
+        return name == "-" or Path(name).exists()
+    except (OSError, ValueError):  # a question is no name: too long, or with a zero byte in it
+        return False
 
 
 def _say_how_to_go_on(journal: Path | None, documents: Sequence[str | Document], models: RootAndSub) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from llamalab.errors import ConfigError
 from llamalab.rlm.budget import Role
 
 Roles: TypeAlias = Literal["root", "sub", "both"]
@@ -123,7 +124,14 @@ def with_models(config: RlmConfig, *, root: str | None = None, sub: str | None =
 
     Raises:
         ModelNotFound, ModelFileError, ProviderError: as `provider_of_spec`.
+        ConfigError: a model that costs, without prices, under a limit of the cost.
     """
+    for spec in (root, sub):
+        if spec is not None and config.max_cost is not None and unpriced(provider_of_spec(spec)):
+            raise ConfigError(
+                f"max_cost cannot be held without prices: give {spec} a [[providers]] block in "
+                f"{config.path or 'a file'}, with price_in and price_out, for a million tokens each."
+            )
     if root is not None and (root == sub or (sub is None and (config.path is None or config.unnamed))):
         return replace(config, providers=(provider_of_spec(root),), unnamed=False)
     providers = list(config.providers)
@@ -132,6 +140,16 @@ def with_models(config: RlmConfig, *, root: str | None = None, sub: str | None =
     if sub is not None:
         providers = [*_without(providers, "sub"), provider_of_spec(sub, "sub")]
     return replace(config, providers=apart(providers), unnamed=config.unnamed and root is None)
+
+
+def unpriced(provider: ProviderSettings) -> bool:
+    """Whether calls cost money, and nobody has said how much."""
+    from llamalab.engines import REMOTE
+
+    paid = provider.provider_type in REMOTE and provider.provider_type not in ("ollama", "litellm")
+    address = str(provider.options.get("base_url"))
+    local = "://localhost" in address or "://127." in address
+    return paid and not local and not (provider.price_in or provider.price_out)
 
 
 def _without(providers: Sequence[ProviderSettings], role: Role) -> list[ProviderSettings]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from llamalab.engines import PROVIDERS, REMOTE
 from llamalab.engines.options import nearest
 from llamalab.errors import ConfigError
-from llamalab.rlm.config import ProviderSettings, RlmConfig, apart, default_config
+from llamalab.rlm.config import ProviderSettings, RlmConfig, apart, default_config, unpriced
 
 ELSEWHERE = (
     "phased_threshold",
@@ -113,6 +113,9 @@ def read_config(path: Path) -> RlmConfig:
     for name in ELSEWHERE:
         if content.pop(name, None) is not None:
             reading.said.append(f"{reading.at(name)}: this has no meaning here and is passed over.")
+    blocks = content.get("providers", [])
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        reading.refuse("providers", "each model stands in a block of its own, headed [[providers]], with two brackets.")
     file = _parsed(reading, _File, content, "")
     given = {name: getattr(file, name) for name in _File.model_fields if name != "providers"}
     if not file.providers:
@@ -137,6 +140,7 @@ def setting_lines(text: str) -> dict[str, int]:
             inside = ".".join(part.strip(" \"'") for part in header["name"].split("."))
             if header["open"] == "[[":
                 tables[inside] = tables.get(inside, -1) + 1
+                lines.setdefault(inside, number)
                 inside = f"{inside}.{tables[inside]}"
             first, _, rest = inside.partition(".")
             if rest and not rest[0].isdigit() and first in tables:  # [providers.extra] belongs to the block above it
@@ -239,9 +243,7 @@ def _check_roles(reading: _Reading, providers: Sequence[ProviderSettings]) -> No
 
 def _check_prices(reading: _Reading, providers: Sequence[ProviderSettings]) -> None:
     for number, each in enumerate(providers):
-        paid = each.provider_type in REMOTE and each.provider_type not in ("ollama", "litellm")
-        local = "://localhost" in str(each.options.get("base_url")) or "://127." in str(each.options.get("base_url"))
-        if paid and not local and not (each.price_in or each.price_out):
+        if unpriced(each):
             reading.refuse(
                 f"providers.{number}",
                 f"max_cost cannot be held without prices: give price_in and price_out of {each.spec}, for a million "
