@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the tests' tiny models
 
+import rlm_full
 import rlm_models
 import rlm_scripted
 from rlm_line import Line
@@ -44,6 +45,7 @@ PARTS: dict[str, Callable[[bool], list[Line]]] = {
     "resume": rlm_scripted.resume,
     "turns": rlm_models.pico_turns,
     "random": rlm_models.random_turns,
+    "full": rlm_full.full,
     "grammar": rlm_models.grammar_cost,
 }
 

@@ -140,7 +140,7 @@ def test_ope_speed_benchmark_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["text", "weights", "map", "walks", "resume", "turns", "random"])
+@pytest.mark.parametrize("part", ["text", "weights", "map", "walks", "resume", "turns", "random", "full"])
 def test_rlm_benchmark_runs(part: str) -> None:
     """Each part, with little of everything; what it counts is what was asked of it."""
     command = [sys.executable, "benchmarks/rlm.py", "--quick", "--json", "--only", part]
