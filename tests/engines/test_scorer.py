@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from llamalab.engine import GenerateRequest
+from llamalab.engines import batch_scorer
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError
 from llamalab.lab.shapes import Shape
@@ -79,12 +81,15 @@ def test_an_id_outside_the_vocabulary_is_refused(tiny_engine: LlamaCppEngine):
         tiny_engine.score([ScoreRequest([-1], [6])])
 
 
-@pytest.fixture(scope="module", params=["F32", "Q8_0", "Q4_K_M", "Q4_0"])
+@pytest.fixture(
+    scope="module", params=[("F32", True), ("Q8_0", True), ("Q4_K_M", True), ("Q4_K_M", False), ("Q4_0", True)], ids=str
+)
 def of_a_type(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LlamaCppEngine:
     """Kernels for quantised matrices work on blocks of rows: where rows lie in a decode could show in the bits."""
-    path = tmp_path_factory.mktemp("types") / f"{request.param}.gguf"
-    write_synthetic(SHAPE, path, request.param)
-    return LlamaCppEngine(path, n_ctx=512, n_seq=0, n_threads=1)
+    type, repack = request.param
+    path = tmp_path_factory.mktemp("types") / f"{type}.gguf"
+    write_synthetic(SHAPE, path, type)
+    return LlamaCppEngine(path, n_ctx=512, n_seq=0, n_threads=1, repack=repack)
 
 
 def test_strict_scores_have_the_same_bits_whatever_else_is_scored(of_a_type: LlamaCppEngine) -> None:
@@ -98,7 +103,7 @@ def test_strict_scores_have_the_same_bits_whatever_else_is_scored(of_a_type: Lla
 def test_strict_scores_have_the_same_bits_with_any_number_of_threads(of_a_type: LlamaCppEngine) -> None:
     """Two threads wait for each other hundreds of times in a decode: slow where cores are shared."""
     expected = of_a_type.score(conversations())
-    with LlamaCppEngine(of_a_type.info.path, n_ctx=512, n_seq=0, n_threads=2) as engine:
+    with _again(of_a_type, n_threads=2) as engine:
         assert same_bits_however_they_are_asked_for(engine) == expected
 
 
@@ -106,7 +111,7 @@ def test_strict_scores_have_the_same_bits_in_another_process_of_the_same_setting
     """Another engine, other batches before it."""
     requests = conversations()[5:9]
     expected = of_a_type.score(requests)
-    with LlamaCppEngine(of_a_type.info.path, n_ctx=512, n_seq=0, n_threads=1) as other:
+    with _again(of_a_type, n_threads=1) as other:
         other.score([ScoreRequest([1, 2, 3], [4, 5])])
         assert other.score(requests) == expected
 
@@ -170,3 +175,33 @@ def test_what_is_no_distribution_is_refused(tiny_engine: LlamaCppEngine, decodin
         tiny_engine.score([ScoreRequest([1], [2], (decoding,))])
     with pytest.raises(ConfigError, match="mode must be strict or fast"):
         tiny_engine.score([ScoreRequest([1], [2])], mode="exact")  # type: ignore[arg-type]
+
+
+def _again(engine: LlamaCppEngine, *, n_threads: int) -> LlamaCppEngine:
+    """Another engine of the same settings."""
+    return LlamaCppEngine(engine.info.path, n_ctx=512, n_seq=0, n_threads=n_threads, repack=engine.options.repack)
+
+
+def test_fast_scores_after_an_interruption_are_those_of_a_fresh_engine(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a group left in the cache when it was cut off, as by Ctrl-C, is in nobody's way."""
+    requests = conversations()[:6]
+    with LlamaCppEngine(tiny_gguf, n_threads=1, n_batch=32) as engine:
+        expected = engine.score(requests, mode="fast")
+    decoded, computed = batch_scorer.decode_rows, []
+
+    def interrupted(*arguments: Any, **settings: Any) -> None:
+        decoded(*arguments, **settings)
+        computed.extend([settings] if "sequences" in settings else [])
+        if len(computed) == 2:
+            raise KeyboardInterrupt
+
+    with LlamaCppEngine(tiny_gguf, n_threads=1, n_batch=32) as engine:
+        monkeypatch.setattr(batch_scorer, "decode_rows", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.score(requests, mode="fast")
+        monkeypatch.undo()
+        found = engine.score(requests, mode="fast")
+    for one, other in zip(found, expected, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)

@@ -93,12 +93,16 @@ class BatchScorer:
         for number in range(1, len(group)):
             api.llama_memory_seq_rm(self._memory, number, -1, -1)
         api.llama_memory_seq_rm(self._memory, 0, shared, -1)
+        self._held = wanted[0][:shared]
         for each, reduced in zip(group, parts, strict=True):
             whole = joined(reduced, each.decodings)
             yield scored(whole, unscored=len(each.response) - len(whole.raw))
 
     def _begin(self, shared: Ids, count: int) -> None:
-        """Let every sequence hold what all of them begin with."""
+        """Let every sequence hold what all of them begin with.
+
+        Nothing counts as held until the whole group is computed: what an interrupted one leaves behind is cleared.
+        """
         kept = common_prefix(self._held, shared)
         self._held = self._held[:0]
         if not (kept and api.llama_memory_seq_rm(self._memory, 0, kept, -1)):
@@ -108,7 +112,6 @@ class BatchScorer:
             decode_rows(self._context, shared[at : at + self._n_batch], at, outputs=False)
         for number in range(1, count):
             api.llama_memory_seq_cp(self._memory, 0, number, -1, -1)
-        self._held = shared
 
     def _take(self, group: Sequence[Asked], wanted: Sequence[Ids], rows: Ids, parts: list[list[Reduced]]) -> None:
         """Reduce the logits of a decode, given whose they are."""
