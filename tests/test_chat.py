@@ -397,3 +397,9 @@ def test_a_real_engine_answers_a_conversation(tiny_gguf: Path) -> None:
         assert reply.usage.fresh + reply.usage.cached == model.count_tokens(talk("Hi")).n
         with pytest.raises(ContextOverflow):
             model.chat(talk("word " * 500))
+
+
+def test_a_stop_string_alone_is_not_taken_for_its_letters(tiny_engine: LlamaCppEngine) -> None:
+    chat = EngineChat(tiny_engine, "chatml")
+    with pytest.raises(ConfigError, match="stop must be a list"):
+        chat.chat([{"role": "user", "content": "Hello"}], SamplingParams(stop="END"))  # type: ignore[arg-type]

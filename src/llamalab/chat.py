@@ -265,7 +265,8 @@ class EngineChat:
             params = _recommended(self.engine.info.sampling)
         fitted = self.fit(messages, params)
         self._last.dropped = fitted.dropped
-        params = replace(params, stop=(*params.stop, *self.template.stop))
+        if not isinstance(params.stop, str):  # a mistake that the engine refuses: of its letters, each would end it
+            params = replace(params, stop=(*params.stop, *self.template.stop))
         request = GenerateRequest(
             fitted.prompt_ids, params, schema=schema, logprobs=logprobs, deadline=deadline, cancel=cancel
         )

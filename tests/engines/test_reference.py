@@ -232,3 +232,24 @@ def test_a_closed_engine_says_so() -> None:
         next(events)
     with pytest.raises(EngineError, match="closed"):
         engine.logits([0])
+
+
+@pytest.mark.parametrize("ids", [[1.5], ["a"], [[1]]])
+def test_an_id_that_is_no_whole_number_is_refused(ids: list[Any]) -> None:
+    engine = CountingEngine()
+    for call in (
+        lambda: engine.logits(ids),
+        lambda: engine.generate([GenerateRequest(ids)]),
+        lambda: engine.score([ScoreRequest([1], ids)]),
+    ):
+        with pytest.raises(InputError, match="integers"):
+            call()
+    assert engine.steps == []
+
+
+def test_a_request_that_means_nothing_is_refused_as_by_every_engine() -> None:
+    engine = CountingEngine()
+    with pytest.raises(ConfigError, match="mode must be strict or fast"):
+        engine.score([ScoreRequest([1], [2])], mode="exact")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="logprobs must be"):
+        engine.generate([GenerateRequest([1], logprobs=-1)])

@@ -549,3 +549,25 @@ def test_two_threads_have_two_connections(serve: Callable[[Answering], ChatServe
     for thread in threads:
         thread.join()
     assert texts == {number: f"number {number}{CANARY}" for number in range(8)}
+
+
+@pytest.mark.parametrize("provider", KINDS)
+def test_a_stop_string_alone_is_not_taken_for_its_letters(provider: str) -> None:
+    model = chat(provider, "http://localhost:1", n_ctx=100)
+    with pytest.raises(ConfigError, match="stop must be a list"):
+        model.chat(QUESTION, SamplingParams(stop="END"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="stop must be a list"):
+        model.stream(QUESTION, SamplingParams(stop="END"))  # type: ignore[arg-type]
+
+
+def test_a_connection_that_was_in_use_when_all_were_closed_is_closed_after_it() -> None:
+    model: list[RemoteChat] = []
+
+    def text(_: Asked) -> str:
+        model[0].close()
+        return SENTENCE
+
+    with chat_server(openai(text)) as (url, _):
+        model.append(chat("openai", url, n_ctx=100))
+        assert model[0].chat(QUESTION, GREEDY).text == SENTENCE
+        assert not model[0]._connection._lines

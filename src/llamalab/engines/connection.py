@@ -68,6 +68,7 @@ class Connection:
         self._key, self._limit_name = key, limit_name
         self._deadline, self._retries, self._backoff = deadline, retries, backoff
         self._lines: deque[Line] = deque()
+        self._closed = False
         self._lock = threading.Lock()
 
     @property
@@ -135,8 +136,9 @@ class Connection:
                 yield rest
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; one that is in use, when it is no more."""
         with self._lock:
+            self._closed = True
             while self._lines:
                 self._lines.pop().close()
 
@@ -227,7 +229,10 @@ class Connection:
             line.close()
             raise
         with self._lock:
-            self._lines.append(line)
+            if not self._closed:
+                self._lines.append(line)
+                return
+        line.close()
 
     @contextlib.contextmanager
     def _translated(self, cancel: threading.Event | None) -> Iterator[None]:

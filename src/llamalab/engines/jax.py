@@ -23,6 +23,7 @@ from llamalab.engines.checkpoint_engine import DEFAULT_CONTEXT, CheckpointEngine
 from llamalab.engines.events import EventStream
 from llamalab.engines.request import check_mode, check_request, check_score, checked_ids, checked_text
 from llamalab.engines.response import Queue, Response
+from llamalab.engines.sampling_params import LARGEST_SEED
 from llamalab.engines.tokenizer import Tokenizer, open_tokenizer
 from llamalab.errors import ConfigError, InputError, SchemaError
 from llamalab.scored import Scored, ScoreMode, ScoreRequest
@@ -49,8 +50,6 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from llamalab.engines.constrain import Compiler  # imports llguidance, which few runs need
-
-_LARGEST_SEED = 2**32 - 2
 
 
 class JaxEngine(CheckpointEngine):
@@ -188,7 +187,7 @@ class JaxEngine(CheckpointEngine):
         if request.grammar is not None:
             raise SchemaError("The JAX engine holds JSON schemas, no GBNF grammars; load the model with llama_cpp.")
         constraint = None if request.schema is None else self._schemas().compile(request.schema)
-        seed = request.params.seed if request.params.seed is not None else secrets.randbelow(_LARGEST_SEED + 1)
+        seed = request.params.seed if request.params.seed is not None else secrets.randbelow(LARGEST_SEED + 1)
         draws = Draws(request, seed, constraint)
         return Response(number, request, prompt, draws, queue, n_ctx=self._n_ctx, stop_ids=self.info.stop_ids)
 

@@ -85,7 +85,7 @@ class MetaEngine(ReferenceEngine):
 
     def hidden(self, ids: Sequence[int]) -> list[Logits]:
         """The residual stream after each block, float32, (T, D) each."""
-        tokens = self._checked(ids, "ids")
+        tokens = self._checked(ids)
         with self._lock:
             cache = self._new_cache()
             return hidden_states(self._model.layers, lambda: self._run(cache, tokens, 0, slice(0, 0)))

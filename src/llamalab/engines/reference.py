@@ -18,15 +18,13 @@ from llamalab.engine import Event, FinishReason, GenerateRequest, Generation, Ti
 from llamalab.engines.checkpoint_engine import DEFAULT_CONTEXT, CheckpointEngine
 from llamalab.engines.machine import available_memory
 from llamalab.engines.reduction import joined, reduce, scored
-from llamalab.engines.request import Asked, check_score
-from llamalab.engines.sampling import check_sampling, penalised
+from llamalab.engines.request import Asked, check_mode, check_request, check_score, checked_ids, checked_text
+from llamalab.engines.sampling_params import LARGEST_SEED, penalised
 from llamalab.engines.streaming import TextStream
-from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError, OutOfMemory, SchemaError
+from llamalab.errors import ConfigError, EngineError, InputError, OutOfMemory, SchemaError
 from llamalab.scored import Scored, ScoreMode, ScoreRequest
 
 Logits = np.ndarray[Any, Any]
-
-_LARGEST_SEED = 2**32 - 2
 
 
 class ReferenceEngine(CheckpointEngine):
@@ -50,13 +48,13 @@ class ReferenceEngine(CheckpointEngine):
 
     def logits(self, ids: Sequence[int], *, rows: slice | None = None) -> Logits:
         """Logits of one full forward pass over `ids`; see `LogitsEngine`."""
-        tokens = self._checked(ids, "ids")
+        tokens = self._checked(ids)
         with self._lock:
             return self._run(self._new_cache(), tokens, 0, rows or slice(None))
 
     def stepped_logits(self, ids: Sequence[int], first: int) -> Logits:
         """The rows first ... T-1 of `logits`, one token at a time through the cache; see `LogitsEngine`."""
-        tokens = self._checked(ids, "ids")
+        tokens = self._checked(ids)
         if not 0 <= first < len(tokens):
             raise InputError(f"The first row must be from 0 to {len(tokens) - 1}, not {first}.")
         with self._lock:
@@ -66,15 +64,16 @@ class ReferenceEngine(CheckpointEngine):
             stepped = [self._run(cache, tokens[t : t + 1], t, slice(None)) for t in range(first, len(tokens))]
         return np.concatenate(stepped)
 
-    def score(self, requests: Sequence[ScoreRequest], *, mode: ScoreMode = "strict") -> list[Scored]:  # noqa: ARG002
+    def score(self, requests: Sequence[ScoreRequest], *, mode: ScoreMode = "strict") -> list[Scored]:
         """Log probabilities of each response given its prefix; one by one in either mode.
 
         Raises:
             InputError: an id outside the vocabulary.
             ContextOverflow: prefix and response together longer than the context.
-            ConfigError: a decoding that means nothing.
+            ConfigError: a decoding or a mode that means nothing.
         """
         self._check_open()
+        check_mode(mode)
         n_ctx, n_vocab = self.info.n_ctx, self.info.n_vocab
         asked = [check_score(n, request, n_ctx=n_ctx, n_vocab=n_vocab) for n, request in enumerate(requests)]
         return [self._score(each) for each in asked]
@@ -88,10 +87,12 @@ class ReferenceEngine(CheckpointEngine):
             ConfigError: sampling settings that mean nothing, or penalties.
             SchemaError: a schema or a grammar.
         """
+        self._check_open()
         prompts = []
         for number, request in enumerate(requests):
-            prompts.append(self._checked(request.prompt_ids, f"Request {number}, prompt"))
-            check_sampling(request.params)
+            check_request(number, request, n_ctx=self.info.n_ctx)
+            where = f"Request {number}, prompt"
+            prompts.append(checked_ids(request.prompt_ids, self.info.n_vocab, where).tolist())
             if penalised(request.params):
                 raise ConfigError(f"The {self.info.provider} engine draws without penalties; llama_cpp has them.")
             if request.schema is not None or request.grammar is not None:
@@ -107,7 +108,7 @@ class ReferenceEngine(CheckpointEngine):
 
     def _generate(self, number: int, request: GenerateRequest, prompt: list[int], submitted: float) -> Iterator[Event]:
         params = request.params
-        seed = params.seed if params.seed is not None else secrets.randbelow(_LARGEST_SEED + 1)
+        seed = params.seed if params.seed is not None else secrets.randbelow(LARGEST_SEED + 1)
         random = np.random.default_rng(seed)
         room = self.info.n_ctx - len(prompt)
         limit = room if params.max_tokens is None else min(params.max_tokens, room)
@@ -156,24 +157,10 @@ class ReferenceEngine(CheckpointEngine):
         reduced = reduce(rows, asked.ids[asked.first + 1 :], asked.decodings)
         return scored(reduced, unscored=len(asked.response) - len(reduced.raw))
 
-    def _checked(self, ids: Sequence[int], where: str) -> list[int]:
+    def _checked(self, ids: Sequence[int]) -> list[int]:
         self._check_open()
-        tokens = [int(id) for id in ids]
-        if not tokens:
-            raise InputError(f"{where}: at least one token is needed.")
-        if len(tokens) > self.info.n_ctx:
-            raise ContextOverflow(
-                f"{where}: {len(tokens)} tokens, the context holds {self.info.n_ctx}. "
-                "Shorten the text, or load the model with a larger n_ctx.",
-                needed=len(tokens),
-                available=self.info.n_ctx,
-            )
-        for at, id in enumerate(tokens):
-            if not 0 <= id < self.info.n_vocab:
-                raise InputError(
-                    f"{where}: token id {id} at position {at} is outside the vocabulary of {self.info.n_vocab} tokens."
-                )
-        return tokens
+        found: list[int] = checked_text(ids, self.info.n_vocab, n_ctx=self.info.n_ctx).tolist()
+        return found
 
 
 def draw(row: Logits, request: GenerateRequest, random: np.random.Generator) -> tuple[int, TokenLogprob | None]:

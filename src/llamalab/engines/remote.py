@@ -33,6 +33,7 @@ from llamalab.engines.remote_providers import place_of
 from llamalab.engines.remote_schema import in_form, schema_object
 from llamalab.engines.remote_server import RemoteServer
 from llamalab.engines.remote_shape import SUPPORT, Asked, Said
+from llamalab.engines.sampling_params import check_stop
 from llamalab.errors import ConfigError, ProviderError, ProviderUnavailable
 from llamalab.templates.messages import conversation
 
@@ -161,7 +162,7 @@ class RemoteChat:
             SchemaError: the schema is no JSON.
         """
         started = time.monotonic()
-        turns, held = self._checked(messages), schema_object(schema)
+        turns, held = self._checked(messages, params), schema_object(schema)
         before = self._probed_before(held, deadline, cancel)
         while True:
             asked = self._server.asked(turns, params, held)
@@ -197,7 +198,7 @@ class RemoteChat:
             raise ConfigError(
                 f"{self._provider} gives no log probabilities with a chat. Load the model with an engine."
             )
-        return self._events(self._checked(messages), params, schema_object(schema), deadline, cancel)
+        return self._events(self._checked(messages, params), params, schema_object(schema), deadline, cancel)
 
     def probe(self, *, deadline: float | None = None, cancel: threading.Event | None = None) -> Probe:
         """Find out by a few questions what a schema is worth there, once, and use that from now on.
@@ -251,7 +252,9 @@ class RemoteChat:
             yield self._cut(turns, reason, text, started)
             return
 
-    def _checked(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+    def _checked(self, messages: Sequence[Message], params: SamplingParams | None) -> list[dict[str, Any]]:
+        if params is not None:
+            check_stop(params.stop)
         turns = conversation(messages)
         least, n_ctx = least_tokens(turns), self._context.tokens()
         if least > n_ctx:

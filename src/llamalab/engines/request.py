@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 
 from llamalab.engine import GenerateRequest, SamplingParams
-from llamalab.engines.sampling import check_sampling
+from llamalab.engines.sampling_params import check_sampling
 from llamalab.errors import ConfigError, ContextOverflow, InputError
 from llamalab.scored import Decoding, ScoreMode, ScoreRequest
 

@@ -24,8 +24,9 @@ from llamalab.engines.native import (
     native_reason,
     sample,
 )
+from llamalab.engines.sampling_params import LARGEST_SEED, penalised
 from llamalab.engines.vocabulary import Vocabulary
-from llamalab.errors import ConfigError, SchemaError
+from llamalab.errors import SchemaError
 
 if TYPE_CHECKING:
     from llamalab.engines.constrain import Constraint  # imports llguidance, which few runs need
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 Row = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
-_LARGEST_SEED = 2**32 - 2  # 2**32 - 1 is llama.cpp's sign for a random one
 _LARGE, _SPARSE = 16384, 16  # in a larger vocabulary, a draw among under 1/16 of it looks at those alone
 
 
@@ -76,7 +76,7 @@ class Sampler:
     ) -> None:
         params = request.params
         self.constraint = constraint
-        self.seed = params.seed if params.seed is not None else secrets.randbelow(_LARGEST_SEED + 1)
+        self.seed = params.seed if params.seed is not None else secrets.randbelow(LARGEST_SEED + 1)
         self._size = vocabulary.size
         self._top = request.logprobs
         self._greedy = params.temperature == 0
@@ -211,32 +211,6 @@ def log_sum_exp(logits: np.ndarray[Any, Any]) -> float:
     return best + math.log(float(np.exp(logits - np.float32(best)).sum(dtype=np.float64)))
 
 
-def penalised(params: SamplingParams) -> bool:
-    """Whether any penalty is on."""
-    off = params.repeat_penalty == 1 and params.frequency_penalty == 0 and params.presence_penalty == 0
-    return not off and params.penalty_last_n != 0
-
-
-def check_sampling(params: SamplingParams) -> None:
-    """Refuse values that mean nothing (llama.cpp would take some of them, or end the process).
-
-    Raises:
-        ConfigError: names the field, its value and what it may be.
-    """
-    _whole("max_tokens", params.max_tokens, least=0, none=True)
-    _whole("top_k", params.top_k, least=0)
-    _whole("penalty_last_n", params.penalty_last_n, least=-1)
-    _whole("seed", params.seed, least=0, most=_LARGEST_SEED, none=True)
-    _number("temperature", params.temperature, 0, math.inf)
-    _number("top_p", params.top_p, 0, 1, positive=True)
-    _number("min_p", params.min_p, 0, 1)
-    _number("repeat_penalty", params.repeat_penalty, 0, math.inf, positive=True)
-    _number("frequency_penalty", params.frequency_penalty, -math.inf, math.inf)
-    _number("presence_penalty", params.presence_penalty, -math.inf, math.inf)
-    if isinstance(params.stop, str) or not all(isinstance(s, str) and s for s in params.stop):
-        raise ConfigError(f"stop must be a list of strings that are not empty, not {params.stop!r}.")
-
-
 def _most_probable(logits: Row, count: int, log_sum: float) -> tuple[tuple[int, float], ...]:
     """The `count` most probable tokens as (id, log probability), best first; of equals the lower id."""
     if count == 0:
@@ -257,26 +231,11 @@ def _grammar(text: str, vocabulary: Vocabulary) -> Any:
     forget_errors()
     with captured_stderr() as lines:
         sampler = api.llama_sampler_init_grammar(vocabulary.pointer, text.encode("utf-8", "replace"), b"root")
-    if not sampler or not text.strip():
+    if sampler and not text.strip():
+        api.llama_sampler_free(sampler)
+        sampler = None
+    if not sampler:
         said = next((line.split("error parsing grammar: ")[-1] for line in lines if line.strip()), None)
         reason = said or native_reason("it has no rule `root ::= ...`")
         raise SchemaError(f"The grammar cannot be compiled: {reason}")
     return sampler
-
-
-def _whole(name: str, value: object, *, least: int, most: int = 2**31 - 1, none: bool = False) -> None:
-    if none and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
-        raise ConfigError(f"{name} must be a whole number from {least} to {most}, not {value!r}.")
-
-
-def _number(name: str, value: object, least: float, most: float, *, positive: bool = False) -> None:
-    valid = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
-    valid = valid and not (positive and value == 0)
-    if valid and math.isfinite(float(value)) and least <= float(value) <= most:  # type: ignore[arg-type]
-        return
-    bounds = "above 0" if positive else f"at least {least:g}" if least > -math.inf else "finite"
-    raise ConfigError(
-        f"{name} must be a number, {bounds}{f' and at most {most:g}' if most < math.inf else ''}, not {value!r}."
-    )

@@ -57,7 +57,8 @@ class TransformersEngine(ReferenceEngine):
                 folder, dtype=getattr(torch, values["dtype"]), local_files_only=True
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelFileError(f"transformers cannot load {folder}: {str(error).strip().splitlines()[0]}") from error
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelFileError(f"transformers cannot load {folder}: {said}") from error
         finally:
             transformers.utils.logging.enable_progress_bar()
         self._model: Any = model.to(self._device).eval()
@@ -72,7 +73,7 @@ class TransformersEngine(ReferenceEngine):
 
     def hidden(self, ids: Sequence[int]) -> list[Logits]:
         """The residual stream after each block, float32, (T, D) each."""
-        tokens = self._checked(ids, "ids")
+        tokens = self._checked(ids)
         with self._lock:
             return hidden_states(self._model.model.layers, lambda: self._run(None, tokens, 0, slice(0, 1)))
 
