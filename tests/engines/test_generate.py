@@ -292,6 +292,7 @@ def test_a_schema_may_be_json_text(tiny_engine: LlamaCppEngine):
         ("{", "not valid JSON.*line 1 column 2"),
         ("[1]", "an object, not list"),
         ({"const": object()}, "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
     ],
 )
 def test_a_schema_that_cannot_be_compiled_is_refused_at_once(tiny_engine: LlamaCppEngine, schema: Any, message: str):

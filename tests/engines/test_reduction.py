@@ -107,3 +107,10 @@ def test_windows_join_to_the_whole() -> None:
     assert whole == scored(reduce(rows, tokens, samplers), unscored=1)
     assert whole.logprobs[0] is None
     assert whole.total == math.fsum(value for value in whole.logprobs if value is not None)
+
+
+def test_a_token_without_any_mass_adds_nothing_to_the_entropy() -> None:
+    row = np.array([[0.5, -np.inf, -1.0, 2.0]], np.float32)
+    p = np.exp(log_softmax(row[0, [0, 2, 3]]))
+    found = reduce(row, np.array([3]))
+    assert found.entropies[0] == pytest.approx(-(p * np.log(p)).sum(), rel=1e-6)

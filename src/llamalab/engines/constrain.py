@@ -162,7 +162,7 @@ def schema_text(schema: Schema) -> str:
     if isinstance(schema, str):
         try:
             value = json.loads(schema)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SchemaError(f"The JSON schema is not valid JSON: {error}.") from error
     if not isinstance(value, Mapping | bool):
         raise SchemaError(f"A JSON schema is an object, not {type(value).__name__}.")

@@ -181,7 +181,8 @@ def _reduced(
     chosen_R1 = jnp.take_along_axis(logits_RV, tokens_R[:, None], axis=1)
     raw_R = jnp.take_along_axis(log_p_RV, tokens_R[:, None], axis=1)[:, 0]
     ranks_R = 1 + jnp.sum(logits_RV > chosen_R1, axis=1)
-    entropies_R = -jnp.sum(jnp.exp(log_p_RV) * log_p_RV, axis=1)
+    p_RV = jnp.exp(log_p_RV)
+    entropies_R = -jnp.sum(jnp.where(p_RV > 0, p_RV * log_p_RV, 0), axis=1)
 
     def at_temperature(temperature: Array) -> Array:
         scaled_RV = logits_RV / temperature

@@ -67,8 +67,12 @@ def reduce(logits_RV: Array, tokens_R: Array, decodings: Sequence[Decoding] = ()
             raise EngineError(f"The log probability of token {token} is not finite: the model's logits are not.")
         raw[i] = float(below_V[token]) - math.log(total)
         ranks[i] = 1 + np.count_nonzero(row_V > row_V[token])
-        np.multiply(mass_V, below_V, out=mass_V)
-        entropies[i] = max(0.0, math.log(total) - float(mass_V.sum(dtype=np.float64)) / total)
+        with np.errstate(invalid="ignore"):  # 0 times minus infinity, for a token without any mass
+            np.multiply(mass_V, below_V, out=mass_V)
+        weighted = float(mass_V.sum(dtype=np.float64))
+        if math.isnan(weighted):
+            weighted = float(np.nansum(mass_V, dtype=np.float64))
+        entropies[i] = max(0.0, math.log(total) - weighted / total)
         for values, decoding in zip(decoded, decodings, strict=True):
             same = decoding.temperature == 1 and not decoding.truncates
             values[i] = raw[i] if same else _decoded(below_V, token, decoding, mass_V)
