@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llamalab.checkpoints.checkpoint import Format
+from llamalab.checkpoints.checkpoint import Format, open_checkpoint
 from llamalab.checkpoints.tokenizer_meta import vocabulary_from_meta
-from llamalab.engines.tokenizer import Tokenizer
+from llamalab.engines import weights
+from llamalab.engines.tokenizer import Tokenizer, open_tokenizer
 from llamalab.errors import ConfigError, EngineError, InputError
 from tests.tokenizer_forms import opened, read, write
 
@@ -130,3 +132,12 @@ def test_a_missing_library_is_named_with_the_command(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ConfigError, match=rf"needs {library}, .*pip install 'llamalab\[jax\]'"):
         opened("meta", GOLDEN / library)
+
+
+def test_a_tokeniser_that_is_forgotten_gives_the_model_back(tiny_gguf: Path) -> None:
+    before = dict(weights._loaded)
+    tokenizer = open_tokenizer(open_checkpoint(tiny_gguf))
+    assert len(weights._loaded) == len(before) + 1
+    del tokenizer
+    gc.collect()
+    assert weights._loaded == before

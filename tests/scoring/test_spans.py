@@ -326,3 +326,9 @@ def test_a_model_has_the_same_spans_in_every_format(tiny_gguf: Path, tmp_path: P
             assert tokens.info.n_ctx == 100
             found.append([span(tokens, of_model, text, text) for text in ("Hello world", "<|end|>", " é\n\n", "👩‍👧")])
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("provider", ["jax", "transformers"])
+def test_a_context_that_is_no_number_is_refused(tiny_gguf: Path, provider: str) -> None:
+    with pytest.raises(ConfigError, match="n_ctx must be a whole number above 0, not 'long'"):
+        open_tokens(make_policy("p", {"provider": provider, "model": str(tiny_gguf), "n_ctx": "long"}))

@@ -326,3 +326,17 @@ def test_after_the_end_nothing_is_scored(tiny_gguf: Path) -> None:
     forcing.close()
     with pytest.raises(EngineError, match="closed"):
         forcing.compute_log_prob(QUESTION, ANSWER)
+
+
+def test_a_mode_that_does_not_exist_leaves_no_store_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Path] = []
+    close = Store.close
+
+    def noted(store: Store) -> None:
+        closed.append(store.path)
+        close(store)
+
+    monkeypatch.setattr(Store, "close", noted)
+    with pytest.raises(ConfigError, match="mode must be"):
+        TeacherForcing(mode="exact", store=tmp_path / "scores.sqlite")  # type: ignore[arg-type]
+    assert closed == [tmp_path / "scores.sqlite"]

@@ -111,6 +111,7 @@ class _LlamaCpp:
         from llamalab.engines.options import Options
         from llamalab.engines.weights import checked_header, open_weights
 
+        self._open = False
         header = checked_header(checkpoint.path, vocab_only=True)
         self._weights = open_weights(checkpoint.path, header, Options(vocab_only=True))
         self._open = True
@@ -132,6 +133,9 @@ class _LlamaCpp:
         if self._open:
             self._open = False
             self._weights.release()
+
+    def __del__(self) -> None:  # of an engine that could not be made, or was forgotten: the memory is llama.cpp's
+        self.close()
 
     def _check_open(self) -> None:
         if not self._open:

@@ -135,11 +135,12 @@ def open_tokens(policy: Policy) -> Tokens:
         engine = LlamaCppEngine(path, vocab_only=True)
         return Tokens(replace(engine.info, n_ctx=n_ctx or engine.info.n_ctx), engine)
     from llamalab.checkpoints.checkpoint import open_checkpoint
-    from llamalab.engines.checkpoint_engine import DEFAULT_CONTEXT, describe
+    from llamalab.engines.checkpoint_engine import describe
+    from llamalab.engines.reference import default_context
     from llamalab.engines.tokenizer import open_tokenizer
 
     checkpoint = open_checkpoint(path)
-    length = n_ctx or min(checkpoint.config.max_seq_len, DEFAULT_CONTEXT)
+    length = default_context(checkpoint, n_ctx)
     info = describe(checkpoint, provider=policy.provider, n_ctx=length, size_bytes=0)
     return Tokens(info, open_tokenizer(checkpoint))
 

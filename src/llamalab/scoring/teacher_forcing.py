@@ -88,7 +88,12 @@ class TeacherForcing:
         self.policy: Policy = make_policy("policy", given | options)
         self._own_store = None if store is None or isinstance(store, Store) else Store(Path(store))
         kept = store if isinstance(store, Store) else self._own_store
-        self._session = Session([self.policy], mode=mode, store=kept)
+        try:
+            self._session = Session([self.policy], mode=mode, store=kept)
+        except BaseException:
+            if self._own_store is not None:
+                self._own_store.close()
+            raise
         try:
             if not self.policy.remote:
                 self._session.tokens(self.policy).layout(self.policy)
