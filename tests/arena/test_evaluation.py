@@ -131,6 +131,7 @@ def test_a_policy_that_fails_often_is_refused_and_costs_the_others_nothing(rows:
     near, clone = found.policy("near"), found.policy("pi_clone")
     assert near.verdict.state == "REFUSED"
     assert [reason.gate for reason in near.verdict.reasons] == ["failures"]
+    assert "--only logprobs --force" in near.verdict.reasons[0].remedy
     assert {v.estimator for v in near.values} == {"draws"}
     assert clone.diagnostics is not None
     assert clone.diagnostics.n == 200
@@ -281,6 +282,7 @@ def test_where_every_target_is_refused_the_base_still_has_its_value(rows: RunRow
 def test_a_judge_that_fails_often_refuses_the_base_too(rows: RunRows) -> None:
     base = evaluate(failing(rows, "judge", 3)).policy("p0")
     assert (base.verdict.state, base.headline) == ("REFUSED", None)
+    assert "--only judge --force" in base.verdict.reasons[0].remedy
 
 
 def test_an_oracle_that_fails_often_refuses_every_policy(rows: RunRows) -> None:
@@ -293,6 +295,7 @@ def test_an_oracle_that_fails_often_refuses_every_policy(rows: RunRows) -> None:
     found = evaluate(replace(rows, rows=changed))
     assert {each.verdict.state for each in found.policies} == {"REFUSED"}
     assert found.policy("near").failures == {"oracle: function": len(failed)}
+    assert "--only labels --force" in found.policy("near").verdict.reasons[0].remedy
 
 
 def test_one_label_that_failed_refuses_nobody(rows: RunRows) -> None:

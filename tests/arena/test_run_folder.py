@@ -86,7 +86,7 @@ def test_a_response_that_could_not_be_written_is_a_failure_under_every_policy(fo
             "logprobs.jsonl",
             2,
             {"policies": {"p0": {"logprob": 0.1}}},
-            "line 2: the field 'logprob' is 0.1; it must be at most 0",
+            "line 2: the field 'policies.p0.logprob' is 0.1; it must be at most 0",
         ),
     ],
 )

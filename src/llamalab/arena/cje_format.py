@@ -27,12 +27,15 @@ _BASE = "base"
 _CLONE = re.compile(r"(pi_)?clone")
 _SUFFIX = "_responses.jsonl"
 _UNIT = (0.0, 1.0)
+_USUAL = (_UNIT, (0.0, 5.0), (0.0, 10.0), (0.0, 100.0))
 _SOURCES = {
+    "response": Source(f"{LOGGED}, field 'response'", "Take rows without any number out."),
     "logprob": Source(
         f"{LOGGED}, fields 'base_policy_logprob' and 'target_policy_logprobs'",
         "Score the responses, or take the policy out of every line.",
     ),
     "judge": Source(f"{LOGGED}, field 'judge_score'", "Have the responses judged."),
+    "prompt": Source(f"{LOGGED}, field 'metadata.prompt_id'", "Log responses to more prompts."),
     "label": Source(
         f"{LOGGED}, field 'oracle_label'",
         "Label more responses, or take the labels out: values then stand on the judge's scale.",
@@ -43,28 +46,34 @@ _SOURCES = {
 def read_cje(folder: Path) -> RunRows:
     """A folder with `logged_data.jsonl`, and `fresh_draws` if there are any.
 
-    CJE's layout says neither the ranges of scores and labels nor how labelled rows were chosen. Both ranges are 0 to 1
-    where all values are inside, else from the least value found to the largest; labels are taken for a random draw. The
-    notes of the result say so.
+    CJE's layout says neither the ranges of scores and labels nor how labelled rows were chosen. Both ranges are the
+    first of 0 to 1, 5, 10 and 100 that holds all values, else from the least value found to the largest; labels are
+    taken for a random draw. The notes of the result say so.
 
     Raises:
         InputError: a line cannot be used; it names file, line and field.
     """
     path = folder / LOGGED
-    lines = list(read_lines(path))
-    if not lines:
-        raise InputError(f"{path} holds no rows.")
+    lines = _lines(path)
     targets = tuple(lines[0].object("target_policy_logprobs"))
+    if not targets:
+        lines[0].refuse("the field 'target_policy_logprobs' names no policy, so there is nothing to evaluate.")
     prompts: dict[str, str] = {}
     rows = _numbered([_logged(line, targets, prompts) for line in lines])
+    _check_ids(lines, rows)
+    judge_range = _range([row.judge for row in rows])
+    asked = {row.prompt_id for row in rows}
+    files = {name: folder / DRAWS / f"{name}{_SUFFIX}" for name in targets}
     draws = {
-        name: tuple(_draw(line, prompts) for line in read_lines(file))
-        for name in targets
-        if (file := folder / DRAWS / f"{name}{_SUFFIX}").is_file()
+        name: tuple(_draw(line, prompts, judge_range) for line in _lines(file))
+        for name, file in files.items()
+        if file.is_file()
     }
+    if judge_range != _UNIT:
+        judge_range = _range([row.judge for row in rows] + [each.judge for some in draws.values() for each in some])
     labelled = sum(row.label is not None for row in rows)
-    judge_range = _range([row.judge for row in rows] + [each.judge for some in draws.values() for each in some])
     outcome_range = _range([row.label for row in rows]) if labelled else None
+    elsewhere = {name: sum(draw.prompt_id not in asked for draw in some) for name, some in draws.items()}
     return RunRows(
         folder=folder,
         title=folder.absolute().name,
@@ -78,7 +87,7 @@ def read_cje(folder: Path) -> RunRows:
         outcome_range=outcome_range,
         facts={"data": f"{len(rows):,} logged rows in CJE's layout"},
         commands=(f"llamalab arena report {folder}",),
-        notes=_notes(labelled, len(rows), judge_range, outcome_range),
+        notes=(*_notes(labelled, len(rows), judge_range, outcome_range), *_oddities(rows, elsewhere)),
         aa={"how": "not known: the scores came with the data"},
         sources=_SOURCES,
     )
@@ -112,7 +121,7 @@ def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 def _logged(line: Line, targets: Sequence[str], prompts: dict[str, str]) -> LoggedRow:
     metadata = line.fields.get("metadata")
     holder = line if "prompt_id" in line.fields or not isinstance(metadata, dict) else line.part("metadata")
-    prompt_id = holder.text("prompt_id")
+    prompt_id = _prompt_id(holder)
     _remember(line, prompts, prompt_id)
     under = line.part("target_policy_logprobs")
     others = sorted(set(under.fields) ^ set(targets))
@@ -141,10 +150,39 @@ def _numbered(rows: list[LoggedRow]) -> list[LoggedRow]:
     return [row if row.label is None else replace(row, probability=share) for row in rows]
 
 
-def _draw(line: Line, prompts: dict[str, str]) -> DrawRow:
-    prompt_id = line.text("prompt_id")
+def _lines(path: Path) -> list[Line]:
+    found = list(read_lines(path, growing=False))
+    if not found:
+        raise InputError(f"{path} holds no rows.")
+    return found
+
+
+def _prompt_id(line: Line) -> str:
+    """Text, or a whole number."""
+    value = line.fields.get("prompt_id")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else line.text("prompt_id")
+
+
+def _check_ids(lines: Sequence[Line], rows: Sequence[LoggedRow]) -> None:
+    """See that an id that is given is given once."""
+    first: dict[str, int] = {}
+    for line, row in zip(lines, rows, strict=True):
+        if first.setdefault(row.response_id, line.number) != line.number:
+            line.refuse(
+                f"the response_id {row.response_id!r} is that of line {first[row.response_id]} too. Give each response "
+                "an id of its own, or none."
+            )
+
+
+def _draw(line: Line, prompts: dict[str, str], judge_range: tuple[float, float]) -> DrawRow:
+    prompt_id = _prompt_id(line)
     _remember(line, prompts, prompt_id)
     judge = line.number_or_none("judge_score")
+    if judge is not None and judge_range == _UNIT and not _UNIT[0] <= judge <= _UNIT[1]:
+        line.refuse(
+            f"the field 'judge_score' is {judge:g}, and those of the logged responses all lie between 0 and 1: these "
+            "are two scales. Bring them to one."
+        )
     label = line.number_or_none("oracle_label")
     return DrawRow(
         prompt_id, judge, label=label, error="missing" if judge is None else None, response=line.text("response")
@@ -159,9 +197,13 @@ def _remember(line: Line, prompts: dict[str, str], prompt_id: str) -> None:
 
 def _range(values: Sequence[float | None]) -> tuple[float, float]:
     known = [value for value in values if value is not None]
-    if not known or (min(known) >= _UNIT[0] and max(known) <= _UNIT[1]):
+    if not known:
         return _UNIT
-    return min(known), max(known) if max(known) > min(known) else min(known) + 1.0
+    low, high = min(known), max(known)
+    usual = next((each for each in _USUAL if each[0] <= low and high <= each[1]), None)
+    if low == high and usual != _UNIT:  # a scale that ends there would make every mean a limit
+        return low - max(0.5, abs(low) / 2), high + max(0.5, abs(high) / 2)
+    return usual or (low, high)
 
 
 def _notes(
@@ -175,6 +217,21 @@ def _notes(
             "do not say."
         )
     return tuple(notes)
+
+
+def _oddities(rows: Sequence[LoggedRow], elsewhere: Mapping[str, int]) -> Iterator[str]:
+    """What is used as it is, and may not be meant so."""
+    seen: set[tuple[object, ...]] = set()
+    again = 0
+    for row in rows:
+        key = row.prompt_id, row.response, row.judge, tuple(row.logprobs.items())
+        again += key in seen
+        seen.add(key)
+    if again:
+        yield f"{again:,} of {len(rows):,} rows repeat an earlier one in every number. Each is counted as a response."
+    for name, count in elsewhere.items():
+        if count:
+            yield f"{count:,} fresh draws of {name} are to prompts without a logged response: only 'direct' uses them."
 
 
 def _logged_record(rows: RunRows, row: LoggedRow) -> dict[str, Any]:

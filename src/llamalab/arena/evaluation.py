@@ -15,7 +15,7 @@ from llamalab.arena.results import AACheck, HeavyRow, PolicyResult, Results, Rol
 from llamalab.arena.run_folder import token_ratios
 from llamalab.arena.run_rows import JUDGE, ORACLE, LoggedRow, RunRows
 from llamalab.arena.studies import Studies
-from llamalab.arena.verdicts import verdict_on
+from llamalab.arena.verdicts import verdict_on, with_remedy
 from llamalab.arena.weight_pictures import calibration_curve, weight_pictures
 from llamalab.ope.diagnostics import Diagnostics, diagnose
 from llamalab.ope.estimators import Estimate, estimate
@@ -132,6 +132,7 @@ def _base_result(rows: RunRows, study: Study, scale: Scale, failure_rate: float)
     found = _estimates(_with_base(study, rows.base), [rows.base], ["snips"], scale, rows)
     values = tuple(replace(_value(each), estimator="mean") for each in found)
     verdict = judge_base(failure_rate, found[0].value, scale, _ranges(rows)[scale])
+    verdict = with_remedy(rows, rows.base, verdict)
     return PolicyResult(
         name=rows.base,
         role="base",

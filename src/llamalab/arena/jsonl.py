@@ -26,11 +26,13 @@ class Line:
         path: of the file.
         number: of the line, from 1.
         fields: of the object.
+        inside: the names of the fields that the object stands in, for messages; each with a dot behind it.
     """
 
     path: Path
     number: int
     fields: Mapping[str, Any]
+    inside: str = ""
 
     def refuse(self, what: str) -> NoReturn:
         """Raise the `InputError` of this line."""
@@ -40,7 +42,7 @@ class Line:
         """A field that must be text."""
         value = self.fields.get(name)
         if not isinstance(value, str):
-            self.refuse(f"the field '{name}' must be text, and {_found(self.fields, name)}.")
+            self.refuse(f"the field '{self.inside}{name}' must be text, and {_found(self.fields, name)}.")
         return value
 
     def number_or_none(self, name: str, least: float = -math.inf, most: float = math.inf) -> float | None:
@@ -49,37 +51,42 @@ class Line:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
-            self.refuse(f"the field '{name}' must be a number, and {_found(self.fields, name)}.")
+            self.refuse(f"the field '{self.inside}{name}' must be a number, and {_found(self.fields, name)}.")
         if abs(value) > _FARTHEST and (least, most) == (-math.inf, math.inf):
-            self.refuse(f"the field '{name}' is beyond {_FARTHEST:g}: squares of it would be no numbers any more.")
+            self.refuse(
+                f"the field '{self.inside}{name}' is beyond {_FARTHEST:g}: squares of it would be no numbers any more."
+            )
         if not least <= value <= most:
-            self.refuse(f"the field '{name}' is {value:g}; it must be {_bounds(least, most)}.")
+            self.refuse(f"the field '{self.inside}{name}' is {value:g}; it must be {_bounds(least, most)}.")
         return float(value)
 
     def real(self, name: str, least: float = -math.inf, most: float = math.inf) -> float:
         """A field that must be a number in a range."""
         value = self.number_or_none(name, least, most)
         if value is None:
-            self.refuse(f"the field '{name}' must be a number, and {_found(self.fields, name)}.")
+            self.refuse(f"the field '{self.inside}{name}' must be a number, and {_found(self.fields, name)}.")
         return value
 
     def logprob_or_none(self, name: str) -> float | None:
         """A field that must be a log probability, or null, or absent."""
         value = self.number_or_none(name, most=0.0)
         if value is not None and value < LEAST_LOGPROB:
-            self.refuse(f"the field '{name}' is {value:g}; no response has a log probability below {LEAST_LOGPROB:g}.")
+            self.refuse(
+                f"the field '{self.inside}{name}' is {value:g}; no response has a log probability below "
+                f"{LEAST_LOGPROB:g}."
+            )
         return value
 
     def object(self, name: str) -> Mapping[str, Any]:
         """A field that must be an object."""
         value = self.fields.get(name)
         if not isinstance(value, dict):
-            self.refuse(f"the field '{name}' must be an object, and {_found(self.fields, name)}.")
+            self.refuse(f"the field '{self.inside}{name}' must be an object, and {_found(self.fields, name)}.")
         return value
 
     def part(self, name: str) -> Line:
         """The object in a field, as a line of its own that reports the same place."""
-        return Line(self.path, self.number, self.object(name))
+        return Line(self.path, self.number, self.object(name), f"{self.inside}{name}.")
 
 
 def read_lines(path: Path, *, growing: bool = True) -> Iterator[Line]:

@@ -37,11 +37,17 @@ def _anew(step: str) -> str:
 
 
 RUN_SOURCES: Mapping[str, Source] = {
+    "response": Source(
+        "responses.jsonl, field 'response'",
+        "Mend the cause and write the responses anew (--from responses --force). The file says what was wrong.",
+    ),
     "logprob": Source("logprobs.jsonl, field 'policies'", _anew("logprobs")),
     "judge": Source("judged.jsonl, field 'score'", _anew("judge")),
+    "prompt": Source("responses.jsonl, field 'prompt_id'", "Draw more prompts (prompts.num), or mend what fails."),
     "label": Source(
         "labels.jsonl, field 'label'",
-        "Raise oracle.fraction, mend what fails, or leave the oracle out: values then stand on the judge's scale.",
+        "Raise oracle.fraction, mend what fails and run --only labels --force, or leave the oracle out: values then "
+        "stand on the judge's scale.",
     ),
 }
 """Of the folder of a run."""
@@ -122,7 +128,7 @@ class RunRows:
         commands: that made the rows.
         notes: what a reader should know.
         aa: what is known of how the clone was scored; empty: nothing.
-        sources: where "logprob", "judge" and "label" are read from.
+        sources: where "response", "logprob", "judge", "prompt" and "label" are read from.
     """
 
     folder: Path

@@ -39,10 +39,11 @@ class Studies:
         if not self.kept:
             raise _nothing(rows)
         if len({row.prompt_id for row in self.kept}) < 2:
+            source = rows.sources["prompt"]
             raise InputError(
-                f"{rows.folder}: the {len(self.kept):,} of {len(rows.rows):,} responses that have all their numbers"
-                f"{_what_failed(rows)} belong to one prompt ('prompt_id'), so nothing says how much prompts differ. "
-                "Add prompts, and responses to them."
+                f"{rows.folder / source.place}: the {len(self.kept):,} of {len(rows.rows):,} responses that have all "
+                f"their numbers{_what_failed(rows)} belong to one prompt, so nothing says how much prompts differ. "
+                f"{source.remedy}"
             )
         _check_labels(rows, self.kept)
         self.common = _study(rows, self.kept, self.used)

@@ -208,6 +208,8 @@ def print_results(results: Results) -> None:
             print(f"{policy.name}, judge's scale, to look at and not to quote: {_looked_at(policy)}")
     if results.aa is not None:
         print(f"A/A {results.aa.state}: {results.aa.sentence}")
+    for note in results.notes:
+        print(f"note: {note}")
 
 
 def _row(policy: PolicyResult, *, truth: bool) -> list[str]:
