@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +60,7 @@ class Header:
         key_length: values per head in K.
         value_length: values per head in V.
         mla: one latent per token in K, none in V (DeepSeek's multi-head latent attention).
+        tensor_bytes: bytes of tensors in this file, by ggml's number of their type.
     """
 
     path: Path
@@ -71,6 +74,7 @@ class Header:
     key_length: int
     value_length: int
     mla: bool
+    tensor_bytes: Mapping[int, int]
 
     def cache_bytes(self, cells: int, type_k: str, type_v: str) -> int:
         """Bytes of the KV cache for `cells` tokens."""
@@ -114,9 +118,11 @@ def read_header(path: Path) -> Header:
     try:
         n_tensors = _call("gguf_get_n_tensors", gguf)
         data = _call("gguf_get_data_offset", gguf)
-        ends = [
-            _call("gguf_get_tensor_offset", gguf, i) + _call("gguf_get_tensor_size", gguf, i) for i in range(n_tensors)
-        ]
+        sizes = [_call("gguf_get_tensor_size", gguf, i) for i in range(n_tensors)]
+        ends = [_call("gguf_get_tensor_offset", gguf, i) + size for i, size in enumerate(sizes)]
+        tensor_bytes: Counter[int] = Counter()
+        for i, of_tensor in enumerate(sizes):
+            tensor_bytes[_call("gguf_get_tensor_type", gguf, i)] += of_tensor
         end = data + max(ends) if ends else 0
         if end > size:
             raise ModelFileError(
@@ -152,6 +158,7 @@ def read_header(path: Path) -> Header:
             key_length=key[0],
             value_length=value[0],
             mla=bool(_integers(gguf, f"{arch}.attention.key_length_mla")),
+            tensor_bytes=dict(tensor_bytes),
         )
     finally:
         _free(gguf)
@@ -275,6 +282,7 @@ _functions = {
     for name, kind in (
         ("gguf_get_kv_type", ctypes.c_int),
         ("gguf_get_arr_type", ctypes.c_int),
+        ("gguf_get_tensor_type", ctypes.c_int),
         ("gguf_get_arr_n", ctypes.c_size_t),
         ("gguf_get_tensor_offset", ctypes.c_size_t),
         ("gguf_get_tensor_size", ctypes.c_size_t),

@@ -7,7 +7,6 @@ others, sums are formed in another order and the last bits of the logits differ.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from collections import deque
@@ -17,19 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 from llamalab.engine import Event, GenerateRequest, ModelInfo
 from llamalab.engines import machine
+from llamalab.engines.adapted import AdaptedModel
 from llamalab.engines.batch_scorer import FAST_TEXTS, SEQUENCES, BatchScorer
 from llamalab.engines.context import context_length, context_parameters, on_gpu, padded, sequences
 from llamalab.engines.events import EventStream
-from llamalab.engines.gguf_header import Header, read_header
+from llamalab.engines.gguf_header import Header
 from llamalab.engines.model_info import describe
-from llamalab.engines.native import adapter_free, adapter_init, api, forget_errors, native_reason, set_adapters
+from llamalab.engines.native import api, forget_errors, native_reason
 from llamalab.engines.options import Options, parse_options
+from llamalab.engines.repack import repacks
 from llamalab.engines.request import check_mode, check_request, check_score, checked_ids, checked_text
 from llamalab.engines.response import Queue, Response
 from llamalab.engines.sampling import Sampler
 from llamalab.engines.schedule import Scheduler
 from llamalab.engines.scorer import ROWS, Scorer, score_window, strict_options
-from llamalab.engines.weights import checked_header, open_weights, weight_bytes
+from llamalab.engines.weights import checked_header, weight_bytes
 from llamalab.errors import ConfigError, EngineError, InputError, ModelFileError, OutOfMemory
 from llamalab.scored import Scored, ScoreMode, ScoreRequest
 
@@ -64,9 +65,11 @@ class LlamaCppEngine:
         self._n_seq = sequences(header, self.options, self._n_ctx)
         if not self.options.vocab_only:
             _check_memory(file, header, self.options, self._n_ctx, self._n_seq)
-        self._weights = open_weights(file, header, self.options)
+        repack = repacks(header, self.options, scoring=self._n_seq == 0)
+        self._model = AdaptedModel(file, header, self.options, repack=repack)
+        self._weights = self._model.weights
+        self._scored: AdaptedModel | None = None  # the same weights, where scoring wants them in another form
         self._contexts: list[int] = []
-        self._adapters: list[int] = []
         self._scheduler: Scheduler | None = None
         self._scorers: dict[str, Scorer | BatchScorer] = {}
         self._reader: LogitsReader | None = None
@@ -199,12 +202,21 @@ class LlamaCppEngine:
         size, movable = self._weights.vocabulary.size, self._movable
         if mode == "fast" and movable:
             window, cells = score_window(size, self.options), FAST_TEXTS * padded(self._n_ctx)
-            context = self._new_context(SEQUENCES, window, cells=cells)
+            context = self._new_context(SEQUENCES, window, cells=cells, model=self._scored_model())
             return BatchScorer(context, size, window=window, n_batch=api.llama_n_batch(context), cells=cells)
         options = strict_options(self.options) if mode == "strict" else self.options
         window, fill = score_window(size, options), ROWS if mode == "strict" and movable else 1
-        context = self._new_context(1, window, options=options, spare=fill - 1)
+        context = self._new_context(1, window, options=options, spare=fill - 1, model=self._scored_model())
         return Scorer(context, size, window=window, n_batch=api.llama_n_batch(context), fill=fill, movable=movable)
+
+    def _scored_model(self) -> AdaptedModel:
+        """The weights in the form that scores are made with, whether the engine generates as well or not."""
+        repack = repacks(self._weights.header, self.options, scoring=True)
+        if repack == self._model.repack:
+            return self._model
+        if self._scored is None:
+            self._scored = AdaptedModel(self._weights.path, self._weights.header, self.options, repack=repack)
+        return self._scored
 
     def _logits_reader(self) -> LogitsReader:
         from llamalab.engines.llama_cpp_logits import BlockOutputs, LogitsReader
@@ -221,10 +233,8 @@ class LlamaCppEngine:
             return self._reader
 
     def _start(self) -> None:
-        """Adapters, context and scheduler."""
+        """Context and scheduler."""
         options, model = self.options, self._weights.model
-        for path, _ in options.adapters:
-            self._adapters.append(_load_adapter(model, path))
         self._movable = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
         if not self._n_seq:
             return
@@ -247,9 +257,10 @@ class LlamaCppEngine:
         options: Options | None = None,
         spare: int = 0,
         cells: int | None = None,
+        model: AdaptedModel | None = None,
     ) -> int:
         """A context for `n_seq` sequences: each with a cache of its own, or all in one of so many `cells`."""
-        options = options or self.options
+        options, model = options or self.options, model or self._model
         n_ctx = self._n_ctx + spare
         params = context_parameters(self._weights.header, options, n_ctx=n_ctx, n_seq=n_seq, n_outputs=n_outputs)
         if cells is not None:
@@ -257,7 +268,7 @@ class LlamaCppEngine:
         if tap is not None:
             params.cb_eval = tap.callback
         forget_errors()
-        context = api.llama_init_from_model(self._weights.model, params)
+        context = api.llama_init_from_model(model.weights.model, params)
         if not context:
             reason = native_reason()
             if "alloc" in reason:
@@ -271,12 +282,7 @@ class LlamaCppEngine:
                 f"llama.cpp made a context of {api.llama_n_ctx(context)} tokens where {params.n_ctx} were asked for: "
                 "binding and library do not fit together. Install llama-cpp-python>=0.3.36,<0.3.37."
             )
-        if self._adapters:
-            count = len(self._adapters)
-            handles = (ctypes.c_void_p * count)(*self._adapters)
-            scales = (ctypes.c_float * count)(*(scale for _, scale in options.adapters))
-            if set_adapters(context, handles, count, scales):
-                raise EngineError(f"llama.cpp refused the adapters ({native_reason()}).")
+        model.adapt(context)
         return int(context)
 
     def _running(self) -> Scheduler:
@@ -304,10 +310,10 @@ class LlamaCppEngine:
             self._reader.close()
         for context in self._contexts:
             api.llama_free(context)
-        for adapter in self._adapters:
-            adapter_free(adapter)
-        self._contexts, self._adapters = [], []
-        self._weights.release()
+        self._contexts = []
+        if self._scored is not None:
+            self._scored.free()
+        self._model.free()
 
 
 def _check_memory(path: Path, header: Header, options: Options, n_ctx: int, n_seq: int) -> None:
@@ -332,14 +338,3 @@ def _check_memory(path: Path, header: Header, options: Options, n_ctx: int, n_se
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
-
-
-def _load_adapter(model: int, path: Path) -> int:
-    header = read_header(path)
-    if header.kind != "adapter":
-        raise ModelFileError(f"{path} is not an adapter (its type is {header.kind!r}).")
-    forget_errors()
-    adapter = adapter_init(model, os.fsencode(path))
-    if not adapter:
-        raise ModelFileError(f"The adapter {path} does not fit this model: {native_reason()}.")
-    return int(adapter)

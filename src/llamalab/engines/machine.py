@@ -56,10 +56,26 @@ def processor() -> str:
     """What the processor calls itself."""
     if sys.platform == "darwin":
         return _sysctl_text("machdep.cpu.brand_string") or platform.processor()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def vendor() -> str:
+    """Who made the processor, as it says itself ("GenuineIntel"); empty where the system does not say."""
+    return _cpuinfo("vendor_id")
+
+
+def instruction_sets() -> frozenset[str]:
+    """Extensions of the instruction set, by Linux' names for them; empty where the system does not say."""
+    return frozenset((_cpuinfo("flags") or _cpuinfo("Features")).split())
+
+
+def _cpuinfo(name: str) -> str:
+    """A field of the first processor."""
     for line in (_text(Path("/proc/cpuinfo")) or "").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        field, _, value = line.partition(":")
+        if field.strip() == name:
+            return value.strip()
+    return ""
 
 
 def _core_of(cpu: int) -> tuple[str, str]:

@@ -43,6 +43,8 @@ class Options:
             as many as take 128 MiB).
         load_mode: "mmap" maps the file, "mlock" also keeps it in memory, "read" copies it, "auto" lets
             llama.cpp choose.
+        repack: whether llama.cpp rearranges quantised weights for its CPU kernels, in a copy of them; "auto": yes, but
+            not for scoring where that is slower (see `repack.py`). Log probabilities differ in their last bits.
         adapters: LoRA adapters to apply, each a path or (path, scale).
         vocab_only: load the tokeniser alone; nothing can be generated or scored.
         cache_prompts: keep what a finished request computed and reuse the part that the next prompt begins
@@ -63,6 +65,7 @@ class Options:
     type_v: str = "f16"
     n_outputs_max: int | None = None
     load_mode: str = "auto"
+    repack: bool | Literal["auto"] = "auto"
     adapters: tuple[tuple[Path, float], ...] = ()
     vocab_only: bool = False
     cache_prompts: bool = False
@@ -93,6 +96,9 @@ def parse_options(given: Mapping[str, Any]) -> Options:
     _check_choice(values, "type_k", _CACHE_TYPES)
     _check_choice(values, "type_v", _CACHE_TYPES)
     _check_choice(values, "load_mode", _LOAD_MODES)
+    repack = values.get("repack", "auto")
+    if not (repack == "auto" or isinstance(repack, bool)):
+        raise ConfigError(f"repack must be True, False or 'auto', not {repack!r}.")
     flash = values.get("flash_attn", "auto")
     if not (flash == "auto" or isinstance(flash, bool)):
         raise ConfigError(f"flash_attn must be True, False or 'auto', not {flash!r}.")

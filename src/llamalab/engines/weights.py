@@ -6,6 +6,8 @@ import ctypes
 import os
 import threading
 import warnings
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +84,8 @@ class Weights:
                 api.llama_model_free(self.model)
 
 
-def open_weights(path: Path, header: Header, options: Options) -> Weights:
-    """The weights of `path`, loaded now or shared with those who have them already.
+def open_weights(path: Path, header: Header, options: Options, *, repack: bool = True) -> Weights:
+    """The weights of `path`, loaded now or shared with those who have them already in the same form.
 
     Raises:
         ModelFileError: llama.cpp cannot load the file; the message carries its reason.
@@ -92,18 +94,18 @@ def open_weights(path: Path, header: Header, options: Options) -> Weights:
     """
     path = model_parts(path.resolve())[0]
     stat = path.stat()
-    load = (options.n_gpu_layers, options.tensor_split, options.main_gpu, options.load_mode, options.vocab_only)
+    load = (options.n_gpu_layers, options.tensor_split, options.main_gpu, options.load_mode, options.vocab_only, repack)
     key = (path, stat.st_size, stat.st_mtime_ns, *load)
     with _lock:
         weights = _loaded.get(key)
         if weights is None:
-            weights = _loaded[key] = Weights(key, path, header, _load(path, header, options))
+            weights = _loaded[key] = Weights(key, path, header, _load(path, header, options, repack))
         weights.users += 1
         return weights
 
 
 def checked_header(path: Path, *, vocab_only: bool) -> Header:
-    """The header of a model file (of the first part of a split one).
+    """The header of a model file; of a split one that of the first part, with the tensors of all.
 
     Raises:
         ModelFileError: see `read_header`; or an adapter, or a vocabulary without weights.
@@ -118,7 +120,10 @@ def checked_header(path: Path, *, vocab_only: bool) -> Header:
         raise ModelFileError(
             f"{path} holds a vocabulary and no weights: it can tokenise text (vocab_only=True), not generate."
         )
-    return header
+    held: Counter[int] = Counter()
+    for each in headers:
+        held.update(each.tensor_bytes)
+    return replace(header, tensor_bytes=dict(held))
 
 
 def weight_bytes(path: Path) -> int:
@@ -126,8 +131,12 @@ def weight_bytes(path: Path) -> int:
     return sum(part.stat().st_size for part in model_parts(path))
 
 
-def model_parameters(options: Options) -> Any:
+def model_parameters(options: Options, *, repack: bool = True) -> Any:
     """llama.cpp's parameters for loading a model.
+
+    Args:
+        options: of the engine.
+        repack: whether llama.cpp may rearrange the weights for its kernels.
 
     Raises:
         ConfigError: more devices than llama.cpp can use.
@@ -135,6 +144,7 @@ def model_parameters(options: Options) -> Any:
     params: Any = api.llama_model_default_params()
     params.load_mode = _LOAD_MODES[options.load_mode]
     params.vocab_only = options.vocab_only
+    params.use_extra_bufts = repack
     params.main_gpu = options.main_gpu
     if options.n_gpu_layers is not None:
         params.n_gpu_layers = options.n_gpu_layers
@@ -148,8 +158,8 @@ def model_parameters(options: Options) -> Any:
     return params
 
 
-def _load(path: Path, header: Header, options: Options) -> int:
-    params = model_parameters(options)
+def _load(path: Path, header: Header, options: Options, repack: bool) -> int:
+    params = model_parameters(options, repack=repack)
     if options.n_gpu_layers and not api.llama_supports_gpu_offload():
         warnings.warn(
             f"n_gpu_layers={options.n_gpu_layers} has no effect: this llama.cpp was built without GPU support. "

@@ -26,7 +26,7 @@ from llamalab.checkpoints.checksum import sha256
 from llamalab.checkpoints.locate import locate
 from llamalab.checkpoints.split import model_parts
 from llamalab.engines import PROVIDERS
-from llamalab.engines.machine import physical_cores, processor
+from llamalab.engines.machine import instruction_sets, physical_cores, processor
 from llamalab.errors import ModelFileError
 from llamalab.scored import ScoreMode
 
@@ -141,12 +141,8 @@ def fingerprint(policy: Scoring, mode: ScoreMode) -> Fingerprint:
 @cache
 def cpu_features() -> str:
     """A hash of the instruction sets that this processor has: kernels are chosen by them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return processor()
-    flags = next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "")
-    return _hash(sorted(flags.split()))[:16] if flags else processor()
+    found = instruction_sets()
+    return _hash(sorted(found))[:16] if found else processor()
 
 
 @cache
@@ -172,13 +168,15 @@ def _llama_cpp(
 ) -> tuple[dict[str, Any], dict[str, Any], list[Path]]:
     """What decides, what is recorded, and the files of adapters."""
     from llamalab.engines.context import context_length, on_gpu, uses_flash_attention
-    from llamalab.engines.gguf_header import read_header
     from llamalab.engines.options import parse_options
+    from llamalab.engines.repack import repacks
     from llamalab.engines.scorer import strict_options
+    from llamalab.engines.weights import checked_header
 
     options = parse_options(given)
     used = strict_options(options) if mode == "strict" else options
     adapters = [path.expanduser() for path, _ in options.adapters]
+    header = checked_header(path, vocab_only=True)
     decides: dict[str, Any] = {
         "libraries": llama_cpp_libraries(),
         "type_k": used.type_k,
@@ -188,10 +186,10 @@ def _llama_cpp(
         "n_outputs_max": used.n_outputs_max,
         "load_mode": used.load_mode,
         "flash_attn": used.flash_attn,
+        "repack": repacks(header, used, scoring=True),
         "adapters": [[sha256(file), scale] for file, (_, scale) in zip(adapters, options.adapters, strict=True)],
     }
     if used.flash_attn == "auto":  # the only choice that looks at the length of the context
-        header = read_header(path)
         decides["flash_attn"] = uses_flash_attention(header, used, context_length(header, used))
     if on_gpu(used):
         decides["gpu"] = [_plain(getattr(used, name)) for name in _PLACES]
