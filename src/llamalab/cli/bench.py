@@ -17,7 +17,7 @@ from llamalab.cli.output import console, print_json, print_table
 from llamalab.errors import ConfigError
 
 if TYPE_CHECKING:
-    from llamalab.lab.bench import Result
+    from llamalab.lab.bench_setup import Result
 
 _NUMBERS = ("tokens/s", "first token", "size", "parameters", "load", "peak memory", "estimate", "threads", "requests")
 _HISTORY = 40

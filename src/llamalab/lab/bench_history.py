@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llamalab.checkpoints.folders import data_folder
 from llamalab.errors import ModelFileError
-from llamalab.lab.bench import Result
+from llamalab.lab.bench_setup import Result
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamalab.lab.bench import Result
+from llamalab.lab.bench_setup import Result
 from llamalab.lab.picture import new_figure, save
 
 _AXES: Sequence[tuple[str, Callable[[Result], int | None]]] = (

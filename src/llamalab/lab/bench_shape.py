@@ -13,7 +13,8 @@ from llamalab.checkpoints.folders import cache_folder
 from llamalab.checkpoints.stored import byte_size
 from llamalab.engines.machine import available_memory
 from llamalab.errors import ConfigError, OutOfMemory
-from llamalab.lab.bench import Result, Setup, plan, run
+from llamalab.lab.bench import run
+from llamalab.lab.bench_setup import Result, Setup, plan
 from llamalab.lab.shapes import Shape
 from llamalab.lab.synth import planned_types, write_synthetic
 
@@ -116,9 +117,7 @@ def run_shape(
 
 
 @contextlib.contextmanager
-def _file(
-    shape: Shape, type: str, folder: Path, *, keep: bool, progress: Callable[[str], None]
-) -> Iterator[Path]:
+def _file(shape: Shape, type: str, folder: Path, *, keep: bool, progress: Callable[[str], None]) -> Iterator[Path]:
     path = folder / f"{shape.name}-{shape.n_layers}-layers-{type}.gguf"
     made = not path.exists()
     try:
