@@ -227,6 +227,32 @@ def test_what_is_no_journal_is_refused(content: str, why: str, tmp_path: Path) -
         replay(path, text())
 
 
+@pytest.mark.parametrize(
+    ("line", "path", "value"),
+    [
+        (0, ("question",), 7),
+        (0, ("settings",), None),
+        (0, ("settings", "limits", "max_iterations"), "many"),
+        (1, ("data", "said"), 5),
+        (1, ("data", "spent", "usage", "sub"), [1]),
+        (-1, ("data", "usage"), "none"),
+    ],
+)
+def test_a_journal_with_a_field_of_another_kind_is_not_gone_on_with(
+    line: int, path: tuple[str, ...], value: Any, tmp_path: Path
+) -> None:
+    question, journal, _ = long_run(tmp_path)
+    lines = [json.loads(each) for each in journal.read_text().splitlines()]
+    replies = [each for each in lines if "usage" in each.get("data", ())]
+    changed = replies[0] if line < 0 else lines[line]
+    for step in path[:-1]:
+        changed = changed[step]
+    changed[path[-1]] = value
+    journal.write_text("".join(f"{json.dumps(each)}\n" for each in lines))
+    with pytest.raises(InputError, match=r"run-\d+\.jsonl"):
+        wandering(question, resume=journal)
+
+
 def test_a_journal_is_begun_once_is_private_and_goes_on_only_with_the_same(tmp_path: Path) -> None:
     journal = tmp_path / "run.jsonl"
     wandering("Question 1?", journal=journal)

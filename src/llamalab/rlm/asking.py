@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,7 @@ from llamalab.rlm.budget import Budget, Limits
 from llamalab.rlm.cache import with_cache
 from llamalab.rlm.config import RlmConfig, default_config, load_config, with_models
 from llamalab.rlm.event import Event
-from llamalab.rlm.journal import Data, Differs, Tape, resume_tape, start_tape
+from llamalab.rlm.journal import Data, Differs, Tape, not_ours, resume_tape, start_tape
 from llamalab.rlm.orchestrator import run
 from llamalab.rlm.protocol import Protocol
 from llamalab.rlm.providers import Pool, open_pool
@@ -61,20 +61,15 @@ def answer_events(request: Request) -> Iterator[Event]:
         pool = _pool(request, config, stack)
         demonstration = (DEMONSTRATION,) if config.unnamed and request.pool is None else ()
         said = (*config.said, *demonstration, *opened.said)
-        settings = Settings.of_data(tape.header["settings"])
-        budget = Budget(settings.limits, spent=spent_before(tape))
-        if (state := last_pool_state(tape)) is not None:
-            pool.restore(state)
-        before = begin(tape, lambda: _before(pool, budget, said))
-        tree = Tree(tape, replace(settings, tolerant=before.tolerant), budget, pool)
-        stack.callback(tree.cancel.set)
-        try:
+        with _of_journal(tape, resumed=request.resume is not None):
+            settings = Settings.of_data(tape.header["settings"])
+            budget = Budget(settings.limits, spent=spent_before(tape))
+            if (state := last_pool_state(tape)) is not None:
+                pool.restore(state)
+            before = begin(tape, lambda: _before(pool, budget, said))
+            tree = Tree(tape, replace(settings, tolerant=before.tolerant), budget, pool)
+            stack.callback(tree.cancel.set)
             yield from run(tree, question, opened.context, said=before.said)
-        except Differs as error:
-            raise InputError(
-                f"{tape.path} cannot be resumed: what is done again comes out otherwise. {error} Was it written by "
-                "another version of this program?"
-            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +187,8 @@ def _tape(request: Request, question: str, context: Context, config: RlmConfig) 
     if request.resume is not None:
         tape = resume_tape(Path(request.resume))
         try:
-            _check_same(tape, question, context, request)
+            with _of_journal(tape, resumed=True):
+                _check_same(tape, question, context, request)
         except BaseException:
             tape.close()
             raise
@@ -210,6 +206,26 @@ def _tape(request: Request, question: str, context: Context, config: RlmConfig) 
         "versions": versions(),
     }
     return start_tape(None if request.journal is None else Path(request.journal).expanduser(), header)
+
+
+@contextmanager
+def _of_journal(tape: Tape, *, resumed: bool) -> Iterator[None]:
+    """A block in which what a journal tells is done again, and goes on.
+
+    Raises:
+        InputError: it is no journal of such a run.
+    """
+    try:
+        yield
+    except Differs as error:
+        raise InputError(
+            f"{tape.path} cannot be resumed: what is done again comes out otherwise. {error} Was it written by "
+            "another version of this program?"
+        ) from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if not resumed or tape.happened:  # then it is not the journal that is wrong
+            raise
+        raise not_ours(tape.path, error) from None
 
 
 def _check_same(tape: Tape, question: str, context: Context, request: Request) -> None:

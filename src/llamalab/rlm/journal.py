@@ -54,6 +54,11 @@ class Differs(LlamalabError):
         self.key = key
 
 
+def not_ours(path: Path | None, error: Exception) -> InputError:
+    """What is said of a journal whose lines are JSON, but lack a field, or have one of another kind."""
+    return InputError(f"{path}: a line of it is not what this program writes ({error!r}).")
+
+
 class JournalEnds(LlamalabError):
     """A replay needs an effect that the journal does not have: the run was broken off there."""
 
@@ -74,6 +79,7 @@ class Tape:
         path: as given.
         compared: facts that were known, and came out the same.
         ended: the known run came to its answer.
+        happened: an effect has come that the known run does not have.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class Tape:
     ) -> None:
         self.header, self.known, self.path = header, known or [], path
         self.compared = 0
+        self.happened = False
         self.ended = any(line["type"] == "end" for line in self.known)
         self._file, self._replaying = file, replaying
         self._effects = _by_key(self.known, "effect")
@@ -116,6 +123,7 @@ class Tape:
             return found
         if self._replaying:
             raise JournalEnds(f"The journal ends before {key}.")
+        self.happened = True
         data = happen()
         self._write({"type": "effect", "key": key, "at": self._now(), "data": data})
         return data

@@ -16,7 +16,7 @@ from llamalab.rlm.answer import Answer
 from llamalab.rlm.asking import begin, versions
 from llamalab.rlm.budget import Budget
 from llamalab.rlm.event import Answered
-from llamalab.rlm.journal import Differs, JournalEnds, Tape, read_tape
+from llamalab.rlm.journal import Differs, JournalEnds, Tape, not_ours, read_tape
 from llamalab.rlm.orchestrator import run
 from llamalab.rlm.sources import Source, open_sources
 from llamalab.rlm.text import Context
@@ -74,7 +74,7 @@ def replay(path: Path | str, sources: Sequence[Source] | Source | Context | None
     except JournalEnds as error:
         difference = str(error) if tape.ended else ""
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: a line of it is not what this program writes ({error!r}).") from None
+        raise not_ours(tape.path, error) from None
     return Replayed(not difference, tape.compared, difference, tape.ended, None if difference else answer, said)
 
 
