@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar, get_args
 
-from llamalab.engine import Engine, Message
+from llamalab.engine import Engine
 from llamalab.engines import load
-from llamalab.errors import ConfigError, ContextOverflow, InputError, LlamalabError, NonFinite
-from llamalab.scored import Decoding, Scored, ScoreMode, ScoreRequest
+from llamalab.errors import ConfigError, InputError, LlamalabError
+from llamalab.scored import Scored, ScoreMode, ScoreRequest
 from llamalab.scoring.drift import drift
 from llamalab.scoring.fingerprint import Fingerprint, fingerprint
+from llamalab.scoring.job import (
+    Item,
+    Job,
+    Outcome,
+    by_beginning,
+    fitting,
+    outcome_of,
+    sampler_of,
+    samplers_of,
+    score_under,
+)
 from llamalab.scoring.policy import Policy
-from llamalab.scoring.result import LogProbResult, TokenScore
-from llamalab.scoring.spans import Span, Tokens, open_tokens, span
+from llamalab.scoring.result import LogProbResult
+from llamalab.scoring.spans import Tokens, open_tokens
 from llamalab.scoring.store import StoredScore, Wanted
 
 if TYPE_CHECKING:
     from llamalab.scoring.remote import RemoteScorer
     from llamalab.scoring.store import Store
 
-Outcome: TypeAlias = LogProbResult | LlamalabError
-"""Of one item: its score, or why it has none."""
+__all__ = ["Item", "Outcome", "Session", "sampler_of"]
 
 
 class _Closable(Protocol):
@@ -42,42 +51,6 @@ _Kind = TypeVar("_Kind", bound=_Closable)
 
 _WINDOW = 64
 """Items that are looked at together; those of one model and one beginning are computed one after the other."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One response to score.
-
-    Attributes:
-        policy: under which.
-        prompt: a user's message, or a conversation; for a model without a template, text to continue.
-        response: its text; may be None where `response_ids` are given.
-        finished: the response ended by itself.
-        response_ids: its tokens as they were generated; they win over `response`.
-        tag: whatever the caller knows it by.
-    """
-
-    policy: Policy
-    prompt: str | Sequence[Message]
-    response: str | None
-    finished: bool = True
-    response_ids: Sequence[int] | None = None
-    tag: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """An item on its way: its number in the window, its span, and its sampler (None: the model's own distribution)."""
-
-    number: int
-    item: Item
-    tokens: Tokens
-    span: Span
-    sampler: Decoding | None
-
-    @property
-    def ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return self.span.prefix_ids, self.span.response_ids
 
 
 class Session:
@@ -179,44 +152,44 @@ class Session:
 
     def _window(self, items: Sequence[Item]) -> Iterator[tuple[int, Outcome]]:
         """The outcomes of `items` with their numbers, in the order in which they are found."""
-        groups: dict[object, list[_Job]] = {}
+        groups: dict[object, list[Job]] = {}
         for number, item in enumerate(items):
             if item.policy.remote:
                 yield number, self._remote_outcome(item)
                 continue
             tokens = self.tokens(item.policy)
             try:
-                found = _fitting(tokens, item)
+                found = fitting(tokens, item)
             except LlamalabError as error:
                 yield number, error
             else:
-                job = _Job(number, item, tokens, found, sampler_of(item.policy.decoding))
+                job = Job(number, item, tokens, found, sampler_of(item.policy.decoding))
                 groups.setdefault(item.policy.engine_key, []).append(job)
         for jobs in groups.values():
             yield from self._group(jobs)
 
-    def _group(self, jobs: Sequence[_Job]) -> Iterator[tuple[int, Outcome]]:
+    def _group(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Outcome]]:
         """The outcomes of jobs of one engine."""
         policy = jobs[0].item.policy
         mark = self.fingerprint(policy)
-        missing: dict[tuple[tuple[int, ...], tuple[int, ...]], list[_Job]] = {}
+        missing: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Job]] = {}
         wanted = [Wanted(mark.key, *job.ids, job.sampler) for job in jobs]
         stored = [None] * len(jobs) if self.store is None else self.store.get_many(wanted)
         for job, score in zip(jobs, stored, strict=True):
             if score is None:
                 missing.setdefault(job.ids, []).append(job)
             else:
-                yield job.number, _outcome(job, score, mark, stored=True)
-        same = _by_beginning(list(missing.values()))
+                yield job.number, outcome_of(job, score, mark, stored=True)
+        same = by_beginning(list(missing.values()))
         # A strict pass of llama.cpp is one response anyway, so each is stored as it comes.
         at_once = 1 if policy.provider == "llama_cpp" and self.mode == "strict" else _WINDOW
         for begin in range(0, len(same), at_once):
             yield from self._computed(same[begin : begin + at_once], mark).items()
 
-    def _computed(self, jobs: Sequence[Sequence[_Job]], mark: Fingerprint) -> dict[int, Outcome]:
+    def _computed(self, jobs: Sequence[Sequence[Job]], mark: Fingerprint) -> dict[int, Outcome]:
         """Outcomes from the engine, in one call; jobs that stand together differ in their samplers alone."""
         engine = self.engine(jobs[0][0].item.policy)
-        requests = [ScoreRequest(*same[0].ids, tuple(_samplers(same))) for same in jobs]
+        requests = [ScoreRequest(*same[0].ids, tuple(samplers_of(same))) for same in jobs]
         began = time.perf_counter()
         answers = _answers(engine, requests, self.mode)
         seconds = (time.perf_counter() - began) / len(requests)
@@ -228,8 +201,8 @@ class Session:
                 if isinstance(answer, LlamalabError):
                     outcomes[job.number] = answer
                     continue
-                score = _under(answer, _samplers(same), job.sampler, seconds)
-                outcome = _outcome(job, score, mark, stored=False)
+                score = score_under(answer, samplers_of(same), job.sampler, seconds)
+                outcome = outcome_of(job, score, mark, stored=False)
                 if isinstance(outcome, LogProbResult):
                     new.append((Wanted(mark.key, *job.ids, job.sampler), score))
                     outcome = replace(outcome, drift=moved)
@@ -261,51 +234,6 @@ class Session:
             return error
 
 
-def _fitting(tokens: Tokens, item: Item) -> Span:
-    """The span of an item.
-
-    Raises:
-        ContextOverflow: it is longer than the context; and as `span`.
-    """
-    found = span(
-        tokens, item.policy, item.prompt, item.response, finished=item.finished, response_ids=item.response_ids
-    )
-    before, after, n_ctx = len(found.prefix_ids), len(found.response_ids), tokens.info.n_ctx
-    if before + after > n_ctx:
-        raise ContextOverflow(
-            f"The prompt has {before:,} tokens and the response {after:,}; the context of policy "
-            f"'{item.policy.name}' holds {n_ctx:,}. Give the policy a larger n_ctx.",
-            needed=before + after,
-            available=n_ctx,
-        )
-    return found
-
-
-def _by_beginning(jobs: list[list[_Job]]) -> list[list[_Job]]:
-    """Jobs in the order in which they share most with the one before: those of one system prompt, then of one prefix,
-    stand together, else they stay in their order."""
-    first: dict[object, int] = {}
-
-    def place(same: Sequence[_Job]) -> tuple[int, int]:
-        job = same[0]
-        layout = (job.item.policy.system_prompt, job.item.policy.template)
-        return first.setdefault(layout, job.number), first.setdefault(job.span.prefix_ids, job.number)
-
-    return sorted(jobs, key=place)
-
-
-def sampler_of(decoding: Decoding) -> Decoding | None:
-    """A decoding as one of all that mean the same; None for the model's own distribution."""
-    if decoding.truncates:
-        return decoding
-    return None if decoding.temperature == 1 else Decoding(temperature=decoding.temperature)
-
-
-def _samplers(jobs: Sequence[_Job]) -> list[Decoding]:
-    """Those that an engine is asked for, each once, in order."""
-    return list(dict.fromkeys(job.sampler for job in jobs if job.sampler is not None))
-
-
 def _answers(engine: Engine, requests: Sequence[ScoreRequest], mode: ScoreMode) -> list[Scored | LlamalabError]:
     """What the engine says of each request; if one fails, the others are asked for alone."""
     try:
@@ -314,48 +242,3 @@ def _answers(engine: Engine, requests: Sequence[ScoreRequest], mode: ScoreMode) 
         if len(requests) == 1:
             return [error]
     return [answer for request in requests for answer in _answers(engine, [request], mode)]
-
-
-def _under(scored: Scored, samplers: Sequence[Decoding], sampler: Decoding | None, seconds: float) -> StoredScore:
-    """What an engine said, under one of the samplers that it was asked for."""
-    logprobs = scored.logprobs if sampler is None else scored.decoded[samplers.index(sampler)].logprobs
-    return StoredScore(logprobs, scored.logprobs, scored.ranks, scored.entropies, seconds)
-
-
-def _outcome(job: _Job, score: StoredScore, mark: Fingerprint, *, stored: bool) -> Outcome:
-    """A job's result; `NonFinite` for a log probability that cannot be."""
-    truncates = job.sampler is not None and job.sampler.truncates
-    raw = [value for value in score.raw if value is not None and math.isfinite(value)]
-    under = [value for value in score.logprobs if value is not None and not math.isnan(value)]
-    if len(raw) < len(score.raw) or len(under) < len(score.raw) or (-math.inf in under and not truncates):
-        return NonFinite(
-            f"Policy '{job.item.policy.name}' gives a log probability that is not finite. The model's logits are not "
-            "in order: a damaged file, or numbers too large for its type."
-        )
-    found, tokens = job.span, job.tokens
-    scores = tuple(
-        TokenScore(
-            id,
-            tokens.token_bytes(id, special=True).decode("utf-8", "replace"),
-            raw[at],
-            under[at] if under[at] > -math.inf else None,
-            score.ranks[at],
-            score.entropies[at],
-        )
-        for at, id in enumerate(found.response_ids)
-    )
-    return LogProbResult(
-        value=None if -math.inf in under else math.fsum(under),
-        raw_total=math.fsum(raw),
-        tokens=scores,
-        method="direct",
-        finished=job.item.finished,
-        n_end=found.n_end,
-        n_prefix=len(found.prefix_ids),
-        template=found.template,
-        agrees_jointly=found.agrees_jointly,
-        matches_text=found.matches_text,
-        fingerprint=mark.facts,
-        seconds=score.seconds,
-        stored=stored,
-    )
