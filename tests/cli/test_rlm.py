@@ -204,6 +204,7 @@ def test_an_answer_that_claims_more_than_was_read_says_so_in_text_and_json(cli: 
         ((QUESTION, "binary"), "is binary"),
         ((QUESTION, "-"), "standard input (-), which is empty"),
         ((QUESTION, "big.log", "--root", "no-such-model"), "no model called 'no-such-model'"),
+        ((QUESTION, "big.log", "--config", "~nobody-here/c.toml"), "no user here"),
         ((QUESTION, "big.log", "--config", "no.toml"), "no.toml cannot be read"),
         ((QUESTION, "big.log", "--config", "bad.toml"), "bad.toml, line 2, max_iteration"),
         ((QUESTION, "big.log", "--schema", "bad.toml"), "bad.toml, line 1, column 1: not valid JSON"),

@@ -93,6 +93,11 @@ def run(arguments: Sequence[str]) -> int:
             raise
         print_error(str(error))
         return error.exit_code
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # of `Path.expanduser`, which has no class for it
+            raise
+        print_error("A path begins with ~ and the name of somebody who is no user here.")
+        return 2
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
