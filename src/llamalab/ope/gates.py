@@ -145,7 +145,7 @@ def _ess(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
             f"By the policy's own fresh draws the rows are worth {_percent(seen)}, not {_percent(ess)}; an estimate "
             f"needs {_percent(ESS_SHOWN)}. It often says what the base hardly ever does, and the log does not show it."
         )
-        remedy = f"Read the direct estimate from the fresh draws. {nearer}."
+        remedy = "Read the direct estimate from the fresh draws, or ask about a policy nearer the base."
         state = "REFUSED" if seen < ESS_CAUTION else "CAUTION"
         found.append((state, Reason("draws_ess", seen, ESS_SHOWN, sentence, remedy)))
     return found
