@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from llamalab.cli.rlm_view import print_answer, turns_view
 from llamalab.rlm import Answer, Done, Evidence, Started, SubCall, Turn
@@ -75,6 +77,11 @@ def test_pico_answers_over_a_text_that_it_never_sees(cli: Cli, big: Path) -> Non
     assert took.startswith("2 turns; root: ")
     assert journal == "journal: run.jsonl"
     assert "pico answers: a demonstration model" in done.err
+
+
+def test_a_line_of_a_windows_file_is_shown_without_its_end(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_bytes(f"{TRUTH}\r\nanother line\r\n".encode())
+    assert f"short.txt:1: {TRUTH}\n" in cli("rlm", "ask", QUESTION, "short.txt", "--no-journal").out
 
 
 def test_limits_alone_are_a_configuration_of_pico(cli: Cli, big: Path, tmp_path: Path) -> None:
@@ -273,6 +280,27 @@ def test_a_terminal_is_shown_nothing_that_could_move_it(
     shown = capsys.readouterr().err
     assert "[red]" in shown
     assert not ESCAPES & set(shown)
+
+
+@pytest.mark.parametrize("columns", ["20", "40", "80"])
+def test_no_line_of_the_turns_is_wider_than_the_screen_and_the_operation_is_seen(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is the thought shown twice, which would leave no room for the command."""
+    monkeypatch.setenv("COLUMNS", columns)
+    stream = io.StringIO()
+    stream.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", stream)
+    command = json.dumps({"thought": "why not", "op": "map", "prompt": "誰が書いたのか。" * 9, "store": "names"})
+    with turns_view(True) as view:
+        view(Turn(1, command, "why not"))
+        view(SubCall(1, 0, 2, "", "nobody answers"))
+        view(Done(1, "2 answers in names", "L1: a\tb\n" + "L2: 長い行" * 30, ("a note of some length, " * 9,)))
+    shown = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", stream.getvalue())]
+    assert max(map(cell_len, shown)) <= int(columns)
+    assert sum(line.count("why not") for line in shown) == 1
+    assert any(line.startswith(' 1 {"op":"map",') for line in shown)
+    assert "   L1: a b" in shown
 
 
 def test_bench_measures_pico(cli: Cli, tmp_path: Path) -> None:

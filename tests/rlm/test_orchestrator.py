@@ -377,6 +377,7 @@ def test_a_direct_answer_that_was_cut_is_not_complete() -> None:
         ([FIND, command("final", answer="Thursday")], "no line that was read says it"),
         ([command("find", text="FATAL", store="f"), command("final", answer="0")], ""),
         ([command("find", text="FATAL"), command("final", answer="not found")], ""),
+        ([command("find", text="FATAL"), command("final", answer="Not found.")], ""),
         ([command("lines", start=1, end=1), command("final", answer="not found")], "no search went through the whole"),
         ([FIND, FINAL], ""),
     ],

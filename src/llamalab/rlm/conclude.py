@@ -110,7 +110,7 @@ def conclude(run: Run, talk: Talk, route: Route, end: End, said: Sequence[str]) 
 
 def _doubt(end: End, evidence: Pieces, talk: Talk, route: Route) -> str:
     """What an answer claims beyond what was read; "" where nothing is known against it."""
-    if end.text.strip().casefold() == NOT_FOUND:
+    if end.text.strip(" .\"'\n").casefold() == NOT_FOUND:
         unsearched = route.mode == "rlm" and not talk.searched
         return "no search went through the whole text before it" if unsearched else ""
     if evidence or stands_in_a_result(end.text, talk.looked_at, value=end.value):
