@@ -120,16 +120,16 @@ def test_conversations_are_those_of_the_harnesss_own_model(ours: LlamalabLM, the
 def test_control_tokens_come_from_the_template_alone(ours: LlamalabLM) -> None:
     special = ours.engine.info.special_tokens["<|end|>"]
     text = ours.apply_chat_template([{"role": "user", "content": "a <|end|> b"}])
-    prefix, _ = ours._encode_pair(text, "yes")
+    prefix, _ = ours._ids.pair(text, "yes")
     assert prefix.count(special) == 1
-    assert special not in ours._encode_pair("a <|end|> b", "yes <|end|>")[0]
+    assert special not in ours._ids.pair("a <|end|> b", "yes <|end|>")[0]
 
 
 def test_a_token_over_the_border_leaves_the_continuation_its_own_tokens(model_folder: Path) -> None:
     """The harness's other models score nothing at all there, or a token that is half context."""
     path = tiny.once(model_folder, "tiny.gguf", tiny.write_bpe)
     model = harness_model(str(path), n_ctx=64, n_seq=1, n_threads=1)
-    prefix, response = model._encode_pair("he says hel", "lo")
+    prefix, response = model._ids.pair("he says hel", "lo")
     assert prefix == [model.engine.info.bos_id, *model.engine.tokenize("he says hel")]
     assert response == model.engine.tokenize("lo")
     model.engine.close()

@@ -26,9 +26,9 @@ from tqdm import tqdm
 from llamalab.chat import EngineChat
 from llamalab.engine import GenerateRequest, Generation, Message, SamplingParams
 from llamalab.engines import load
-from llamalab.errors import ConfigError, ContextOverflow, InputError, NonFinite
+from llamalab.errors import ConfigError, ContextOverflow, NonFinite
 from llamalab.scored import Scored, ScoreMode, ScoreRequest
-from llamalab.templates import Piece
+from llamalab.scoring.lm_eval_ids import HarnessIds, followed_by
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class LlamalabLM(LM):  # type: ignore[misc]  # the harness has no types
         self._truncate = truncate
         self._template = template
         self._chat = EngineChat(self.engine, template or ("plain" if info.chat_template is None else None))
-        self._rendered: dict[str, list[Piece]] = {}
+        self._ids = HarnessIds(self._chat)
 
     @property
     def tokenizer_name(self) -> str:
@@ -112,10 +112,8 @@ class LlamalabLM(LM):  # type: ignore[misc]  # the harness has no types
             open_text = str(last["content"])
         pieces = self._chat.pieces(chat_history)
         if open_text:
-            pieces = _followed_by(pieces, open_text)
-        text = "".join(piece.text for piece in pieces)
-        self._rendered[text] = pieces
-        return text
+            pieces = followed_by(pieces, open_text)
+        return self._ids.remember(pieces)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """log p(continuation | context), nats, and whether each of its tokens is the most probable one.
@@ -124,7 +122,7 @@ class LlamalabLM(LM):  # type: ignore[misc]  # the harness has no types
             InputError: an empty continuation.
             ContextOverflow: a text that the context does not hold, without `truncate`.
         """
-        pairs = [self._encode_pair(*request.args) for request in requests]
+        pairs = [self._ids.pair(*request.args) for request in requests]
         scored = self._score(pairs, "loglikelihood", [request.args for request in requests], disable_tqdm)
         return [(one.total, all(rank == 1 for rank in one.ranks)) for one in scored]
 
@@ -136,9 +134,9 @@ class LlamalabLM(LM):  # type: ignore[misc]  # the harness has no types
         totals = []
         for request in tqdm(requests, disable=disable_tqdm, desc="loglikelihood_rolling"):
             (text,) = request.args
-            ids = self._chat.encoder.encode([Piece(text, special=False)]) if text else []
+            ids = self._ids.text(text)
             windows = get_rolling_token_windows(
-                token_list=ids, prefix_token=self._prefix_id, max_seq_len=self.max_length, context_len=1
+                token_list=ids, prefix_token=self._ids.prefix_id, max_seq_len=self.max_length, context_len=1
             )
             pairs = [make_disjoint_window(window) for window in windows]
             total = math.fsum(scored.total for scored in self._score(pairs, "", [], True))
@@ -158,7 +156,7 @@ class LlamalabLM(LM):  # type: ignore[misc]  # the harness has no types
             context, given = request.args
             params = _sampling(given)
             room = self.engine.info.n_ctx - (params.max_tokens or 1)
-            asked.append(GenerateRequest(self._cut(self._context_ids(context), room, "A context"), params))
+            asked.append(GenerateRequest(self._cut(self._ids.context(context), room, "A context"), params))
         texts = [""] * len(requests)
         with tqdm(total=len(requests), disable=disable_tqdm, desc="generate_until") as bar:
             for event in self.engine.generate(asked):
@@ -178,53 +176,6 @@ class LlamalabLM(LM):  # type: ignore[misc]  # the harness has no types
             "llamalab_mode": self.mode,
             "max_length": self.max_length,
         }
-
-    @property
-    def _prefix_id(self) -> int:
-        """What a text without a context stands after."""
-        info = self.engine.info
-        # Where a file names no BOS, llama.cpp takes an ordinary token for one.
-        found = info.bos_id if info.bos_id in info.special_tokens.values() else info.eos_id
-        if found is None:
-            raise InputError(
-                f"{info.name} has neither BOS nor EOS, so a text without a context has no first probability."
-            )
-        return found
-
-    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Ids of a context and of its continuation.
-
-        Both are tokenised together, and cut where the tokens of the context end. Where they have no such place, since a
-        token reaches over it, each is tokenised on its own.
-        """
-        if not continuation:
-            raise InputError(
-                f"A continuation is empty (its context ends in {context[-40:]!r}): it has no token to score."
-            )
-        encoder = self._chat.encoder
-        if not context:
-            ids = encoder.encode([Piece(continuation, special=False)])
-            return ([self._prefix_id], ids) if ids[0] != self._prefix_id else (ids[:1], ids[1:])
-        before = context.rstrip()
-        continuation, pieces = context[len(before) :] + continuation, self._pieces(context)
-        if before != context:
-            pieces = _without(pieces, len(context) - len(before))
-        prefix = self._chat.piece_ids(pieces) if pieces else [self._prefix_id]
-        whole = self._chat.piece_ids(_followed_by(pieces, continuation)) if pieces else []
-        if pieces and whole[: len(prefix)] == prefix and len(whole) > len(prefix):
-            return prefix, whole[len(prefix) :]
-        return prefix, encoder.continued_ids(continuation)
-
-    def _context_ids(self, context: str) -> list[int]:
-        return self._chat.piece_ids(self._pieces(context)) if context else [self._prefix_id]
-
-    def _pieces(self, context: str) -> list[Piece]:
-        """A context, cut at the control tokens that a template wrote; what the harness has added to it is text."""
-        if context in self._rendered:
-            return self._rendered[context]
-        known = max((text for text in self._rendered if context.startswith(text)), key=len, default="")
-        added = context[len(known) :]
-        return _followed_by(self._rendered[known], added) if known else [Piece(added, special=False)]
 
     def _score(
         self, pairs: Sequence[tuple[list[int], list[int]]], kind: str, args: Sequence[Any], quiet: bool
@@ -288,26 +239,6 @@ def _sampling(given: Mapping[str, Any]) -> SamplingParams:
             f"temperature, {', '.join(_SAMPLING)}."
         )
     return SamplingParams(max_tokens=most, temperature=temperature if sample else 0.0, stop=stop, **known)
-
-
-def _followed_by(pieces: Sequence[Piece], text: str) -> list[Piece]:
-    """`pieces` with ordinary text behind them."""
-    if not text:
-        return list(pieces)
-    if pieces and not pieces[-1].special:
-        return [*pieces[:-1], Piece(pieces[-1].text + text, special=False)]
-    return [*pieces, Piece(text, special=False)]
-
-
-def _without(pieces: Sequence[Piece], count: int) -> list[Piece]:
-    """`pieces` without their last `count` characters."""
-    kept = list(pieces)
-    while count and kept:
-        text = kept.pop().text
-        if len(text) > count:
-            kept.append(Piece(text[:-count], special=False))
-        count -= min(count, len(text))
-    return kept
 
 
 def _chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
