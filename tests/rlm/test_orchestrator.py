@@ -376,6 +376,9 @@ def test_a_direct_answer_that_was_cut_is_not_complete() -> None:
     [
         ([FIND, command("final", answer="Thursday")], "no line that was read says it"),
         ([command("find", text="FATAL", store="f"), command("final", answer="0")], ""),
+        ([command("aggregate", pattern=r"took (\d+) ms", what="mean"), command("final", answer="19 ms each")], ""),
+        ([command("find", text="ERROR"), command("final", answer="upload and backup failed")], ""),
+        ([command("find", text="ERROR"), command("final", answer="it happened 5 times")], "no line that was read"),
         ([command("find", text="FATAL"), command("final", answer="not found")], ""),
         ([command("find", text="FATAL"), command("final", answer="Not found.")], ""),
         ([command("lines", start=1, end=1), command("final", answer="not found")], "no search went through the whole"),

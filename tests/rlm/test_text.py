@@ -144,7 +144,7 @@ def test_a_name_stays_on_one_line() -> None:
     ("documents", "why"),
     [
         ([], "name a file"),
-        ([Document.of("", "a"), Document.of("", "b")], "is empty"),
+        ([Document.of("", "a"), Document.of("", "b")], "a and 1 more are empty"),
         ([Document.of("x", "a"), Document.of("y", "a")], "Two documents are called a"),
     ],
 )

@@ -78,9 +78,22 @@ def evidence_for(answer: str, looked_at: Sequence[Looked], context: Context, *, 
 
 
 def stands_in_a_result(answer: str, looked_at: Sequence[Looked], *, value: Any = None) -> bool:
-    """Whether a result says the answer, or a part of its value, as whole words: a count of 0 is in no line."""
-    phrases = [phrase for part in _parts(answer, value) if (phrase := _phrase(part)) is not None]
-    return any(phrase.search(looked.text) for phrase in phrases for looked in looked_at)
+    """Whether a result says an answer that no line holds, such as a count.
+
+    It does where it holds the answer, or a part of its value, as whole words; all numbers of the answer; or half of its
+    words.
+    """
+    parts = _parts(answer, value)
+    phrases = [phrase for part in parts if (phrase := _phrase(part)) is not None]
+    words = set().union(*map(_words, parts))
+    numbers = {word for word in words if word.isdecimal()}
+    for looked in looked_at:
+        said = _words(looked.text)
+        if (numbers and numbers <= said) or (words and 2 * len(words & said) >= len(words)):
+            return True
+        if any(phrase.search(looked.text) for phrase in phrases):
+            return True
+    return False
 
 
 def _parts(answer: str, value: Any) -> list[str]:
