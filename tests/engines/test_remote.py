@@ -247,6 +247,16 @@ def test_a_server_of_strict_schemas_gets_them_in_its_form_and_its_answer_comes_b
     assert asked[-1].body["messages"] == QUESTION
 
 
+def test_a_part_of_a_schema_that_is_called_size_is_no_conversation_that_is_too_long() -> None:
+    said = Answer({"error": {"message": "Invalid schema for response_format: In context=('size',), 'x' is not"}}, 400)
+
+    def answer(asked: Asked) -> Answer:
+        return openai('{"n": 5}')(asked) if asked.body["response_format"]["type"] == "json_object" else said
+
+    with chat_server(answer) as (url, _):
+        assert chat("openai", url, n_ctx=100).chat(QUESTION, GREEDY, schema=SCHEMA).schema_mode == "json"
+
+
 def test_a_bound_that_the_strict_form_keeps_is_held_exactly() -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}, "why": {"type": "string"}}}
     with chat_server(openai('{"n": 5, "why": null}', strict=True)) as (url, _):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamalab.engines.endpoint import Key, check_address, check_numbers
 from llamalab.engines.line import Line, severed_by
+from llamalab.engines.refusal import Passing, refusal
 from llamalab.errors import ConfigError, ProviderError, ProviderUnavailable
 
 if TYPE_CHECKING:
@@ -21,12 +22,8 @@ if TYPE_CHECKING:
 
     import httpx2
 
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""HTTP status codes after which the same request may yet succeed."""
-
 _LONGEST_PAUSE_S = 30.0
 _LARGEST = 64 << 20  # bytes of an answer
-_SHOWN = 300  # characters of an endpoint's own message
 
 
 class Cancelled(Exception):
@@ -130,7 +127,7 @@ class Connection:
                             raise ProviderUnavailable(f"{self.name} answers with a line that does not end.")
                         yield from whole
                     _check_flag(cancel)
-            except _Passing as error:
+            except Passing as error:
                 raise self._gave_up(error, 1) from None
             if rest:
                 yield rest
@@ -160,7 +157,7 @@ class Connection:
         for sent in range(1, most + 1):
             try:
                 return once()
-            except _Passing as error:
+            except Passing as error:
                 # Many clients that failed together shall not come back together.
                 wait = min(pause, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
                 if error.retry_after is not None:
@@ -199,7 +196,8 @@ class Connection:
             opened.enter_context(severed_by(cancel, line))
             response = opened.enter_context(line.send(method, f"{self.address}{path}", body, until))
             if response.status_code != 200:
-                raise self._refusal(response, self._read(response, until, cancel))
+                content = self._read(response, until, cancel)
+                raise refusal(response.status_code, response.headers, content, name=self.name, key=self._key)
             stack.push(opened.pop_all())
             return response
         raise AssertionError("nothing here swallows an error")
@@ -249,12 +247,12 @@ class Connection:
             if isinstance(error, httpx2.TimeoutException):
                 # A connection that could not be made in time was never used.
                 sent = not isinstance(error, httpx2.ConnectTimeout)
-                raise _Passing(f"no answer within {self._deadline:g} seconds", sent=sent, final=True) from None
+                raise Passing(f"no answer within {self._deadline:g} seconds", sent=sent, final=True) from None
             if isinstance(error, httpx2.ConnectError):
-                raise _Passing(f"it cannot be reached ({error})", sent=False) from None
-            raise _Passing(f"the connection broke ({error or type(error).__name__})") from None
+                raise Passing(f"it cannot be reached ({error})", sent=False) from None
+            raise Passing(f"the connection broke ({error or type(error).__name__})") from None
         except httpx2.DecodingError as error:
-            raise _Passing(f"the connection broke ({error or type(error).__name__})") from None
+            raise Passing(f"the connection broke ({error or type(error).__name__})") from None
 
     def _content(self, content: bytes) -> Any:
         try:
@@ -264,7 +262,7 @@ class Connection:
                 f"{self.name} does not answer with JSON. Is base_url right? It often ends in /v1."
             ) from error
 
-    def _gave_up(self, error: _Passing, sent: int) -> ProviderUnavailable:
+    def _gave_up(self, error: Passing, sent: int) -> ProviderUnavailable:
         tries = f", tried {sent} times" if sent > 1 else ""
         return ProviderUnavailable(
             f"{self.name}: {error}{tries}. See that it runs and base_url is right, or raise {self._limit_name} or "
@@ -273,56 +271,6 @@ class Connection:
             retry_after=error.retry_after,
             sent=error.sent,
         )
-
-    def _refusal(self, response: httpx2.Response, content: bytes) -> Exception:
-        status, said = response.status_code, self._said(content)
-        if status in RETRIED:
-            return _Passing(f"it answers {status} ({said})", status=status, retry_after=_retry_after(response.headers))
-        if status in (401, 403):
-            text = f"{self.name} refuses the key in {self._key.variable} (status {status}: {said})."
-        elif status == 404:
-            text = f"{self.name}: no such model or address (status 404: {said}). base_url often ends in /v1."
-        elif 300 <= status < 400:
-            text = f"{self.name} sends on to {response.headers.get('location', 'nowhere')}: give that as base_url."
-        else:
-            text = f"{self.name} refuses the request (status {status}: {said})."
-        return ProviderError(text, status=status)
-
-    def _said(self, content: bytes) -> str:
-        """The endpoint's own words, short, on one line, and without the key."""
-        text = content.decode("utf-8", "replace")
-        with contextlib.suppress(ValueError, AttributeError, RecursionError):
-            found = json.loads(text)
-            detail = found.get("error", found.get("detail", found.get("message", found)))
-            text = str(detail.get("message", detail) if isinstance(detail, Mapping) else detail)
-        return self.shown(text)
-
-    def shown(self, text: str) -> str:
-        """An endpoint's words, short, on one line, and without the key."""
-        if self._key.value:
-            text = text.replace(self._key.value, "(the key)")
-        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
-
-
-class _Passing(Exception):
-    """One try failed in a way that may pass.
-
-    Attributes:
-        final: trying again would not help: the time is up.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int | None = None,
-        retry_after: float | None = None,
-        sent: bool = True,
-        final: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.retry_after, self.sent, self.final = status, retry_after, sent, final
 
 
 @cache
@@ -344,11 +292,3 @@ def _check_flag(cancel: threading.Event | None) -> None:
     """An answer without a length that was cut off looks like one that has ended."""
     if cancel is not None and cancel.is_set():
         raise Cancelled
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the endpoint asks to wait; None where it does not say."""
-    try:
-        return max(0.0, float(headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None

@@ -24,7 +24,10 @@ _NOT_TAKEN = (400, 413, 422)  # HTTP status codes of a request that could be put
 _SCHEMA_REFUSED = re.compile(
     r"response_format|json_schema|json_object|schema|grammar|guided|structured|\bformat\b", re.I
 )
-_TOO_LONG = re.compile(r"context.{0,12}(length|size|window)|maximum context|too many tokens|prompt is too long", re.I)
+# OpenAI says "context=('size',)" of a place in a schema.
+_TOO_LONG = re.compile(
+    r"context(?!=).{0,12}(length|size|window)|maximum context|too many tokens|prompt is too long", re.I
+)
 
 
 class RemoteServer:
