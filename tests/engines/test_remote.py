@@ -312,6 +312,13 @@ def test_a_probe_is_made_once_and_its_tokens_are_told() -> None:
     assert used[0].output > used[1].output
 
 
+def test_a_model_that_has_one_temperature_can_be_probed() -> None:
+    only = {"temperature": "Unsupported value: 'temperature' does not support 0 with this model."}
+    with chat_server(openai('{"n": 5}', strict=True, refuses=only)) as (url, _):
+        reply = chat("openai", url).chat(QUESTION, SamplingParams(max_tokens=20), schema=SCHEMA)
+    assert (reply.text, reply.schema_mode) == ('{"n": 5}', "exact")
+
+
 def test_a_field_that_a_server_does_not_know_is_left_out_where_that_changes_nothing() -> None:
     refuses = {
         "top_k": "Unrecognized request argument supplied: top_k",

@@ -35,7 +35,7 @@ _SCHEMAS: Mapping[Means, Mapping[str, Any]] = {
     },
     "json": ANY_OBJECT,
 }
-_PARAMS = SamplingParams(max_tokens=512, temperature=0.0)  # a model that thinks first needs some
+_PARAMS = SamplingParams(max_tokens=512)  # a model that thinks first needs some; and some have no other temperature
 _SAID: Mapping[Means, str] = {
     "schema": "the server holds every answer to the schema",
     "strict": "the server holds every answer to the schema, put in the form that it takes",
