@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -111,19 +112,27 @@ def _outcomes(plan: Plan, configs: Sequence[RlmConfig], output: Path | None) -> 
 
 
 def _matrix(configs: Sequence[RlmConfig], *, as_json: bool) -> None:
-    from llamalab.rlm.bench.matrix import HEADERS, capability, rows
+    from llamalab.rlm.bench.matrix import HEADERS, MATRIX, capability, rows
     from llamalab.rlm.providers import open_pool
 
     found = []
     with progress_bar() as progress:
-        for done, config in enumerate(configs):
+        each = 2 * len(MATRIX)
+        for at, config in enumerate(configs):
             with open_pool(config) as pool:
-                progress(f"measuring {pool.of('root')[0].name}", done, len(configs))
-                found.append(capability(pool, config))
+                name, done, total = pool.of("root")[0].name, at * each, each * len(configs)
+                progress(name, done, total)
+                found.append(capability(pool, config, told=_counting(progress, name, done, total)))
     if as_json:
         print_json([dataclasses.asdict(each) | _viable(each) for each in found])
         return
     print_table(HEADERS, rows(found), right=HEADERS[2:6])
+
+
+def _counting(
+    progress: Callable[[str, int, int], None], name: str, before: int, total: int
+) -> Callable[[str, int], None]:
+    return lambda how, n: progress(f"{name}, {how}", before + n, total)
 
 
 def _viable(capability: Any) -> dict[str, Any]:
@@ -134,14 +143,20 @@ def _viable(capability: Any) -> dict[str, Any]:
 
 
 def _print(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
-    from llamalab.rlm.bench.cells import HEADERS, RIGHT_ALIGNED, cells, row
+    from llamalab.rlm.bench.cells import HEADERS, RIGHT_ALIGNED, cells, on_screen, row
 
     found = cells(outcomes)
     if as_json:
         answers = [dataclasses.asdict(outcome) for outcome in outcomes]
         print_json({"cells": [dataclasses.asdict(cell) for cell in found], "answers": answers})
         return
-    print_table(HEADERS, [row(cell) for cell in found], right=RIGHT_ALIGNED)
+    if sys.stdout.isatty():
+        caption, headers, rows = on_screen(found)
+        if caption:
+            print(caption)
+        print_table(headers, rows, right=[header for header in headers if header not in ("model", "mode", "kind")])
+    else:
+        print_table(HEADERS, [row(cell) for cell in found], right=RIGHT_ALIGNED)
     failed = [outcome for outcome in outcomes if outcome.error]
     if failed:
         print(f"{len(failed):,} questions ended in an error, the first: {failed[0].error}")

@@ -21,7 +21,9 @@ SMALL = Plan(("find", "count"), (4_000,), 2, modes=("rlm",))
 
 
 def test_a_root_that_steers_is_viable() -> None:
-    found = capability(pool_of(steer), CONFIG, plan=SMALL)
+    told: list[tuple[str, int]] = []
+    found = capability(pool_of(steer), CONFIG, plan=SMALL, told=lambda how, n: told.append((how, n)))
+    assert told == [("free" if n <= 4 else "held to the schema", n) for n in range(1, 9)]
     for steering in (found.free, found.constrained):
         assert (steering.json, steering.valid, steering.finished, steering.right) == (1, 1, 1, 1)
         assert steering.viable == "yes"

@@ -12,7 +12,7 @@ from llamalab.engine import Message
 from llamalab.errors import ConfigError, ProviderError
 from llamalab.rlm.bench import QUICK, Plan, cells, make_case, plan, read_sizes, row, run
 from llamalab.rlm.bench.baselines import matching_lines, reading_tokens
-from llamalab.rlm.bench.cells import HEADERS
+from llamalab.rlm.bench.cells import HEADERS, on_screen
 from llamalab.rlm.bench.interval import wilson
 from llamalab.rlm.config import default_config
 from tests.rlm.bench.roots import Scripted, pool_of, steer, steer_or_say
@@ -111,6 +111,21 @@ def test_cells_add_up_what_happened() -> None:
     assert rlm.sub_tokens == rlm.malformed == rlm.errors == 0
     assert len(row(rlm)) == len(HEADERS)
     assert row(rlm)[2:6] == ("all", "all", "12", "100%")
+
+
+def test_on_a_screen_a_table_is_short_and_leaves_out_what_tells_nothing() -> None:
+    """What differs between rows is never left out."""
+    outcomes = list(run(Plan(("find", "count"), (4_000,), 2, modes=("rlm", "grep")), pool_of(steer_or_say), CONFIG))
+    caption, headers, rows = on_screen(cells(outcomes))
+    assert caption == "scripted, 2 questions of each kind and length"
+    assert [header.replace("\n", " ") for header in headers] == [
+        "mode", "kind", "chars", "right", "95%", "root tokens", "of reading", "turns", "s",
+    ]  # fmt: skip
+    assert rows[0][:5] == ("rlm", "find", "4k", "100%", "34-100%")
+    worse = [replace(outcome, model="other", score=0.3, malformed=1) for outcome in outcomes[:1]]
+    _, headers, rows = on_screen(cells([*outcomes, *worse]))
+    assert {"model", "n", "score", "mal-\nformed"} <= set(headers)
+    assert all(len(each) == len(headers) for each in rows)
 
 
 @pytest.mark.parametrize(

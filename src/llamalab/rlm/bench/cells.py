@@ -74,6 +74,18 @@ HEADERS = (
     "seconds",
 )
 RIGHT_ALIGNED = HEADERS[3:]
+_SILENT = {"sub tokens": ("0",), "malformed": ("", "0.0%")}
+"""Columns that tell nothing where every cell is one of these."""
+_SHORT = {
+    "questions": "kind",
+    "characters": "chars",
+    "root tokens": "root\ntokens",
+    "sub tokens": "sub\ntokens",
+    "of reading it": "of\nreading",
+    "malformed": "mal-\nformed",
+    "seconds": "s",
+}
+"""Headers on a screen."""
 
 
 def cells(outcomes: Iterable[Outcome], *, by_task: bool = True, by_size: bool = True) -> list[Cell]:
@@ -101,7 +113,7 @@ def row(cell: Cell) -> tuple[str, ...]:
         f"{cell.size:,}" if cell.size else "all",
         str(cell.n),
         f"{cell.accuracy:.0%}",
-        f"{cell.low:.0%} to {cell.high:.0%}",
+        f"{100 * cell.low:.0f} to {cell.high:.0%}",
         f"{cell.score:.2f}",
         f"{cell.root_tokens:,.0f}",
         f"{cell.sub_tokens:,.0f}",
@@ -110,6 +122,34 @@ def row(cell: Cell) -> tuple[str, ...]:
         f"{cell.malformed:.1%}" if cell.mode == "rlm" else "",
         f"{cell.seconds:.2f}",
     )
+
+
+def on_screen(found: Sequence[Cell]) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """A caption, headers and rows for a screen, which is narrower than a pipe: short, and without what tells nothing.
+
+    The model and the number of questions are in the caption where they are the same in all rows; the score is left out
+    where it is the share of right answers, and so is what never happened.
+    """
+    rows, left_out, caption = [row(cell) for cell in found], set(), []
+    for name, written in (("model", "{}"), ("n", "{} questions of each kind and length")):
+        said = {each[HEADERS.index(name)] for each in rows}
+        if len(said) == 1:
+            left_out.add(name)
+            caption.append(written.format(*said))
+    for name, silent in _SILENT.items():
+        if all(each[HEADERS.index(name)] in silent for each in rows):
+            left_out.add(name)
+    if all(cell.score == cell.accuracy for cell in found):
+        left_out.add("score")
+    kept = [at for at, name in enumerate(HEADERS) if name not in left_out]
+    short = [tuple(_shorter(HEADERS[at], said[at]) for at in kept) for said in rows]
+    return ", ".join(caption), tuple(_SHORT.get(HEADERS[at], HEADERS[at]) for at in kept), short
+
+
+def _shorter(name: str, text: str) -> str:
+    if name == "characters":
+        return text.removesuffix(",000") + "k" if text.endswith(",000") else text
+    return text.replace(" to ", "-") if name == "95%" else text
 
 
 def _cell(model: str, mode: Mode, task: str, size: int, outcomes: Sequence[Outcome]) -> Cell:

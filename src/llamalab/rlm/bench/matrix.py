@@ -75,21 +75,21 @@ class Capability:
 HEADERS = ("model", "decoding", "JSON", "valid commands", "finished", "right", "root viable?")
 
 
-def capability(pool: Pool, config: RlmConfig, *, plan: Plan = MATRIX) -> Capability:
+def capability(
+    pool: Pool, config: RlmConfig, *, plan: Plan = MATRIX, told: Callable[[str, int], object] = lambda _how, _n: None
+) -> Capability:
     """Measure the root of a pool.
 
     Args:
         pool: its first root is measured; it stays open.
         config: of the runs.
-        plan: what is asked.
+        plan: what is asked, twice.
+        told: after each question how it was decoded, and how many are done.
     """
     root = pool.of("root")[0]
-    return Capability(
-        root.name,
-        root.model.info.schema_support,
-        _steer(pool, config, plan, free=True),
-        _steer(pool, config, plan, free=False),
-    )
+    free = _steer(pool, config, plan, lambda n: told("free", n), free=True)
+    held = _steer(pool, config, plan, lambda n: told("held to the schema", len(plan) + n), free=False)
+    return Capability(root.name, root.model.info.schema_support, free, held)
 
 
 def rows(found: Sequence[Capability]) -> list[tuple[str, ...]]:
@@ -109,12 +109,15 @@ def rows(found: Sequence[Capability]) -> list[tuple[str, ...]]:
     ]
 
 
-def _steer(pool: Pool, config: RlmConfig, plan: Plan, *, free: bool) -> Steering:
+def _steer(pool: Pool, config: RlmConfig, plan: Plan, told: Callable[[int], object], *, free: bool) -> Steering:
     heard: list[str] = []
     root = pool.of("root")[0]
     listened = replace(root, role="root", model=Listened(root.model, heard.append, free=free))
     subs = [replace(each, role="sub", name=f"{each.name} (sub)") for each in pool.of("sub")]
-    outcomes = list(run(plan, Pool([listened, *subs]), config))
+    outcomes: list[Outcome] = []
+    for outcome in run(plan, Pool([listened, *subs]), config):
+        outcomes.append(outcome)
+        told(len(outcomes))
     turns = sum(outcome.turns for outcome in outcomes)
     return Steering(
         questions=len(outcomes),
