@@ -1,14 +1,18 @@
 """Draw the pictures of the documentation: `python docs/make_pictures.py` writes them all.
 
 The tour as a terminal shows it (demo.svg), what the entropix sampler decided in a story (pictures/entropix.svg), pico's
-speed by depth (pictures/bench.svg), the memory of a context (pictures/memory.svg), and what little overlap does to an
-estimate (pictures/overlap.svg).
+speed by depth (pictures/bench.svg), the memory of a context (pictures/memory.svg), what little overlap does to an
+estimate (pictures/overlap.svg), and the top of an arena's report (pictures/report.png; that one alone: `python
+docs/make_pictures.py report`, which takes chromium, Pillow and three minutes).
 """
 
 from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +93,26 @@ def draw_overlap() -> None:
     save(figure, DOCS / "pictures" / "overlap.svg")
 
 
+def draw_report() -> None:
+    """The answer and the forest plot of the known-truth example, as a browser shows its report."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        code = run(["arena", "run", str(DOCS.parent / "examples/known_truth/arena_config.yaml"), "--out", name])
+        assert code == 0
+        shot = folder / "report.png"
+        options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={_WIDE},{_HIGH}"]
+        page = (folder / "report.html").as_uri()
+        subprocess.run(["chromium", *options, f"--screenshot={shot}", page], check=True, capture_output=True)
+        with Image.open(shot) as image:
+            few = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)  # letters and lines: no eye sees it
+            few.save(DOCS / "pictures" / "report.png", optimize=True)
+
+
+_WIDE, _HIGH = 1280, 1500  # to the end of the forest plot
+
+
 def _coverage(share: float, rows: int, runs: int) -> float:
     """Share of runs whose interval holds the truth, without gates.
 
@@ -115,9 +139,15 @@ def _outcome(hidden: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-1 - hidden))
 
 
+_ALL = {
+    "tour": draw_tour,
+    "entropix": draw_entropix,
+    "bench": draw_bench,
+    "memory": draw_memory,
+    "overlap": draw_overlap,
+    "report": draw_report,
+}
+
 if __name__ == "__main__":
-    draw_tour()
-    draw_entropix()
-    draw_bench()
-    draw_memory()
-    draw_overlap()
+    for which in sys.argv[1:] or _ALL:
+        _ALL[which]()

@@ -11,7 +11,7 @@ import pytest
 from llamalab.arena.evaluation import evaluate
 from llamalab.arena.report.html import page
 from llamalab.arena.results import Results, Value
-from llamalab.arena.run_rows import ORACLE, RunRows
+from llamalab.arena.run_rows import ORACLE, LoggedRow, RunRows
 from llamalab.errors import InputError
 from tests.arena.rows_cases import failing, made_rows
 
@@ -173,6 +173,21 @@ def test_the_heaviest_rows_are_the_heaviest(rows: RunRows, results: Results) -> 
     first = results.policy("far").heaviest[0]
     assert (first.response_id, first.prompt) == (largest.response_id, rows.prompts[largest.prompt_id])
     assert first.log_ratio == pytest.approx(largest.logprobs["far"] + 40.0)
+
+
+def test_typicality_is_of_surprisal_per_token(rows: RunRows) -> None:
+    """Half the rows are long, likely word by word, and hold all weight: the short ones are no more typical for it."""
+
+    def made(at: int, row: LoggedRow) -> LoggedRow:
+        length, each = (100, 1.0) if at % 2 else (5, 5.0)
+        under = -length * each
+        logprobs = {"near": under, "p0": under if at % 2 else under + 20.0}
+        return replace(row, logprobs=logprobs, lengths=dict.fromkeys(logprobs, length))
+
+    changed = tuple(made(at, row) for at, row in enumerate(rows.rows))
+    found = evaluate(replace(rows, rows=changed, targets=("near",), clone=None)).policy("near").diagnostics
+    assert found is not None
+    assert found.typicality == 0.5
 
 
 def test_order_of_rows_changes_no_value(rows: RunRows, results: Results) -> None:

@@ -54,6 +54,23 @@ def test_whole_weights_are_prompts_said_several_times() -> None:
             assert values[found.estimator][STUDY.policies.index(found.policy), 0] == pytest.approx(found.value)
 
 
+def test_each_replicate_refits_the_calibration() -> None:
+    """Its value is that of the calibration under its own weights, not of the one that was fitted to the data."""
+    weight = np.random.default_rng(1).standard_exponential((STUDY.n_prompts, 1))
+    outcome = module.outcome_of(STUDY, scale="oracle")
+    found = module._values(module._prepare(STUDY, STUDY.policies, outcome, calibrated=False), weight)["snips"][:, 0]
+    by_hand = {}
+    for name, of in {"refitted": weight, "as it was": np.ones_like(weight)}.items():
+        reward = np.asarray(outcome.rows @ outcome.fit(of))[:, 0]
+        reward[outcome.labelled] += outcome.ratio * (outcome.label - reward[outcome.labelled])
+        by_hand[name] = [
+            np.average(reward, weights=weight[STUDY.prompt, 0] * np.exp(STUDY.log_ratio[policy]))
+            for policy in STUDY.policies
+        ]
+    assert found == pytest.approx(by_hand["refitted"], abs=1e-12)
+    assert np.abs(found - by_hand["as it was"]).max() > 1e-4
+
+
 def test_its_spread_is_the_standard_error() -> None:
     replicates = bootstrap(STUDY, ["snips", "dr", "stacked"], replicates=1500)
     for found in estimate(STUDY, estimators=["snips", "dr", "stacked"]):

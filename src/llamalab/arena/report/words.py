@@ -134,10 +134,11 @@ def scale(results: Results) -> str:
 
 
 def remedies(reasons: Sequence[Reason]) -> str:
-    """What would help, each advice once: of those that begin alike, the first."""
+    """What would help, each advice once: of sentences that begin alike, the first."""
     kept: dict[str, str] = {}
     for reason in reasons:
-        kept.setdefault(reason.remedy[:30], reason.remedy)
+        for sentence in re.split(r"(?<=[.?!]) (?=[A-Z])", reason.remedy):
+            kept.setdefault(sentence[:30], sentence)
     return " ".join(kept.values())
 
 
