@@ -172,6 +172,12 @@ def test_a_name_is_one_line_whatever_the_file_is_called(folder: Path) -> None:
     assert all(name.isprintable() and len(name.splitlines()) == 1 for name in found)
 
 
+def test_files_whose_names_are_one_when_written_are_numbered(folder: Path) -> None:
+    for name in ("a b", "a  b", "a\tb"):
+        (folder / "logs" / "old" / name).write_text(f"text of {name!r}\n")
+    assert names("logs/old") == ["logs/old/a\ufffdb", "logs/old/a b", "logs/old/a b (2)", "logs/old/c.txt"]
+
+
 def test_only_what_was_opened_here_is_closed(folder: Path) -> None:
     memory = Document.of("in memory", "memory")
     opened = open_sources(["logs/a.txt", memory])

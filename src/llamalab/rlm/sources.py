@@ -88,6 +88,7 @@ def open_sources(
                 raise InputError(f"{source}: more than {MOST:,} documents. Name fewer, or join them into larger files.")
         if not documents:
             raise InputError(_nothing(left_out))
+        _tell_apart(documents, own)
         context = Context(documents)
     except BaseException:
         for document in own:
@@ -171,6 +172,18 @@ def _matching(pattern: Path, left_out: list[str]) -> list[Path]:
     if not files:
         raise InputError(f"{_name(pattern)}: there is no such file.")
     return list(dict.fromkeys(files))
+
+
+def _tell_apart(documents: Sequence[Document], own: Sequence[Document]) -> None:
+    """Number the files whose names differ in white space or in what cannot be shown, and are one when written."""
+    opened = set(map(id, own))
+    taken = {document.name for document in documents if id(document) not in opened}
+    for document in own:
+        name, number = document.name, 1
+        while document.name in taken:
+            number += 1
+            document.name = f"{name} ({number})"
+        taken.add(document.name)
 
 
 def _path(source: str) -> Path:
