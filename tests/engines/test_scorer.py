@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llamalab.engine import GenerateRequest
 from llamalab.engines import batch_scorer
 from llamalab.engines.llama_cpp import LlamaCppEngine
+from llamalab.engines.scorer import ROWS, _even
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError
 from llamalab.lab.shapes import Shape
 from llamalab.lab.synth import write_synthetic
@@ -175,6 +178,18 @@ def test_what_is_no_distribution_is_refused(tiny_engine: LlamaCppEngine, decodin
         tiny_engine.score([ScoreRequest([1], [2], (decoding,))])
     with pytest.raises(ConfigError, match="mode must be strict or fast"):
         tiny_engine.score([ScoreRequest([1], [2])], mode="exact")  # type: ignore[arg-type]
+
+
+@given(left=st.integers(1, 5000), most=st.integers(1, 32).map(lambda blocks: 16 * blocks))
+def test_decodes_are_as_few_as_can_be_and_about_as_long_as_each_other(left: int, most: int) -> None:
+    taken = []
+    while left > sum(taken):
+        taken.append(_even(left - sum(taken), most))
+    assert sum(taken) == left
+    assert len(taken) == -(-left // most)
+    assert max(taken) <= most
+    assert all(count % ROWS == 0 for count in taken[:-1])
+    assert max(taken) - min(taken) <= ROWS * len(taken)
 
 
 def _again(engine: LlamaCppEngine, *, n_threads: int) -> LlamaCppEngine:

@@ -40,7 +40,7 @@ class Options:
         type_k: type of the K cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl.
         type_v: type of the V cache; a quantised one needs flash attention.
         n_outputs_max: rows of logits computed by one call; None: as many as needed (`n_seq`; while scoring,
-            as many as take 128 MiB).
+            as many as take 96 MiB).
         load_mode: "mmap" maps the file, "mlock" also keeps it in memory, "read" copies it, "auto" lets
             llama.cpp choose.
         repack: whether llama.cpp rearranges quantised weights for its CPU kernels, in a copy of them; "auto": yes, but

@@ -30,7 +30,7 @@ from llamalab.engines.machine import instruction_sets, physical_cores, processor
 from llamalab.errors import ModelFileError
 from llamalab.scored import ScoreMode
 
-SCHEDULES: Mapping[str, int] = {"llama_cpp": 2, "jax": 2, "transformers": 2, "meta": 2}
+SCHEDULES: Mapping[str, int] = {"llama_cpp": 3, "jax": 2, "transformers": 2, "meta": 2}
 """Of each runtime: to be raised by one when the order of its computations, or the reduction of its logits, changes."""
 
 _WEIGHTS = frozenset({".safetensors", ".pth", ".json", ".model", ".gguf"})  # what of a folder makes the model
