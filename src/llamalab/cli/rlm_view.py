@@ -102,7 +102,8 @@ def _rows(begin: str, text: str, width: int, most: int) -> list[str]:
     """A text in rows of the screen, broken at words where it can be, all of them indented as the first is."""
     from rich.cells import cell_len, chop_cells
 
-    width, rows = max(width - len(begin), 2), []
+    rows: list[str] = []
+    width = max(width - len(begin), 2)
     while cell_len(text) > width and len(rows) < most - 1:
         fits = chop_cells(text, width)[0]
         at = fits.rfind(" ", len(fits) // 2) + 1 or len(fits)

@@ -130,12 +130,15 @@ def on_screen(found: Sequence[Cell]) -> tuple[str, tuple[str, ...], list[tuple[s
     The model and the number of questions are in the caption where they are the same in all rows; the score is left out
     where it is the share of right answers, and so is what never happened.
     """
-    rows, left_out, caption = [row(cell) for cell in found], set(), []
-    for name, written in (("model", "{}"), ("n", "{} questions of each kind and length")):
-        said = {each[HEADERS.index(name)] for each in rows}
-        if len(said) == 1:
-            left_out.add(name)
-            caption.append(written.format(*said))
+    rows = [row(cell) for cell in found]
+    left_out: set[str] = set()
+    caption: list[str] = []
+    if len({cell.model for cell in found}) == 1:
+        left_out.add("model")
+        caption.append(found[0].model)
+    if len({cell.n for cell in found}) == 1:
+        left_out.add("n")
+        caption.append(f"{found[0].n} question{'' if found[0].n == 1 else 's'} of each kind and length")
     for name, silent in _SILENT.items():
         if all(each[HEADERS.index(name)] in silent for each in rows):
             left_out.add(name)
