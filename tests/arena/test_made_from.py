@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llamalab.arena.config import load_config
-from llamalab.arena.pipeline import STEPS, run
+from llamalab.arena.pipeline import STEPS, check_unchanged, run
 from llamalab.arena.results import read_results
 from llamalab.errors import ConfigError
 from tests import tiny
@@ -296,6 +296,14 @@ def test_a_report_alone_is_of_the_settings_in_the_file(folder: Path) -> None:
     edit(folder, "judged.jsonl", '"score":', '"note": 1, "score":')
     with pytest.raises(ConfigError, match=r"rows_sha256\.judged\.jsonl was"):
         run(load_config(path), only="report")
+
+
+def test_the_command_report_is_of_the_settings_in_the_file(folder: Path) -> None:
+    """`arena report` reads a folder; of a file that says something else than the folder, it says so."""
+    check_unchanged(load_config(configure(folder)))
+    judge = "{kind: 'python:judge.length', range: [0, 5]}"
+    with pytest.raises(ConfigError, match=r"judge\.range was .* Run from the step 'estimate'"):
+        check_unchanged(load_config(configure(folder, judge=judge)))
 
 
 def test_a_run_that_was_moved_goes_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

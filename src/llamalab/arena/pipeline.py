@@ -129,6 +129,15 @@ def selected(only: str | None, from_: str | None) -> tuple[str, ...]:
     return (name,) if only else STEPS[STEPS.index(name) :]
 
 
+def check_unchanged(config: ArenaConfig) -> None:
+    """See that the run in a configuration's folder was estimated with the settings that the file has now.
+
+    Raises:
+        ConfigError: it was not; names the setting, what it was and is.
+    """
+    made_from.check(Work(config, config.folder.expanduser(), False, _silent), ["estimate"])
+
+
 def _what_runs(config: ArenaConfig) -> dict[str, Callable[[Work], None]]:
     """The steps; where the truth is known, responses are drawn from a table of scored candidates."""
     if config.candidates is None:

@@ -21,7 +21,6 @@ from llamalab.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from llamalab.arena.results import PolicyResult, Results
-    from llamalab.arena.settings import ArenaConfig
 
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")]
 OutOption = Annotated[
@@ -154,7 +153,8 @@ def report(
 ) -> None:
     """Estimate anew from the rows of a run, and write results.json and report.html.
 
-    Without --out they go into the run's folder; of data in CJE's layout, into arena_report.
+    Without --out they go into the run's folder; of data in CJE's layout, into arena_report. Of a configuration that was
+    changed since its run was estimated there is no report: run it from the step that the change is about.
     """
     from llamalab.arena.preflight import require_extra
 
@@ -167,7 +167,7 @@ def report(
 
     folder = source.expanduser()
     if folder.is_file():
-        folder = _config(folder).folder
+        folder = _unchanged(folder)
     elif not folder.is_dir():
         raise InputError(f"{source} cannot be read: there is no such configuration or folder.")
     rows = read_run(folder)
@@ -188,10 +188,14 @@ def report(
     print(f"\nreport: {target / 'report.html'}")
 
 
-def _config(path: Path) -> ArenaConfig:
+def _unchanged(path: Path) -> Path:
+    """The folder of a configuration's run."""
     from llamalab.arena.config import load_config
+    from llamalab.arena.pipeline import check_unchanged
 
-    return load_config(path)
+    config = load_config(path)
+    check_unchanged(config)
+    return config.folder.expanduser()
 
 
 def print_results(results: Results) -> None:
