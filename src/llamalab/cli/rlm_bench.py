@@ -126,7 +126,7 @@ def _matrix(configs: Sequence[RlmConfig], *, as_json: bool) -> None:
     if as_json:
         print_json([dataclasses.asdict(each) | _viable(each) for each in found])
         return
-    print_table(HEADERS, rows(found), right=HEADERS[2:6])
+    print_table(HEADERS, rows(found), right=HEADERS[2:7])
 
 
 def _counting(

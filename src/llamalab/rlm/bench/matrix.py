@@ -72,7 +72,7 @@ class Capability:
     constrained: Steering
 
 
-HEADERS = ("model", "decoding", "JSON", "valid commands", "finished", "right", "root viable?")
+HEADERS = ("model", "decoding", "n", "JSON", "valid commands", "finished", "right", "root viable?")
 
 
 def capability(
@@ -98,6 +98,7 @@ def rows(found: Sequence[Capability]) -> list[tuple[str, ...]]:
         (
             capability.model,
             how,
+            str(steering.questions),
             f"{steering.json:.0%}",
             f"{steering.valid:.0%}",
             f"{steering.finished:.0%}",
