@@ -50,6 +50,9 @@ and `\\b` are of ASCII; `\\pL` is any letter. In a line of more than 1 MiB a mat
 search does: 64 KiB after it began, or sooner where the pattern is a large one (counted repetitions, classes of
 Unicode).
 
+**Long lines** are shown in part, around what was found. `L1@5210:` stands before the part of line 1 that begins at
+offset 5210 of its document; `slice` reads on there.
+
 **Limits.** A search has {Limits().seconds:g} seconds. When they are over, what was found until then is the result,
 marked partial with the position reached. {Limits().matches:,} matches are kept, further ones counted; a result shows
 at most {Limits().output:,} characters.
