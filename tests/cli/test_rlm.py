@@ -107,6 +107,17 @@ def test_turns_are_shown_where_they_are_asked_for(cli: Cli, big: Path) -> None:
     assert "   20 matches in hits" in done.err.splitlines()
 
 
+def test_pico_told_to_speak_the_full_protocol_says_that_its_window_is_too_small(
+    cli: Cli, big: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "full.toml").write_text(
+        'protocol = "full"\nbypass_enabled = false\n[[providers]]\nprovider_type = "llama_cpp"\nmodel = "pico"\n'
+    )
+    done = cli("rlm", "ask", QUESTION, "big.log", "--config", "full.toml", "--no-journal")
+    assert (done.code, done.out.splitlines()[0]) == (1, "no answer was reached")
+    assert 'window has 2,048: give it a longer context (n_ctx) or protocol = "compact"' in done.out
+
+
 def test_a_typed_answer(cli: Cli, big: Path, tmp_path: Path) -> None:
     (tmp_path / "code.json").write_text('{"type": "string", "pattern": "^[0-9]{5}$"}')
     done = cli("rlm", "ask", QUESTION, "big.log", "--schema", "code.json", "--no-journal", "--json")
