@@ -113,11 +113,40 @@ def within_a_line(seen: Read) -> Command:
     return {"op": "final", "answer": re.findall(r"code: (\d+)", text)[0]}
 
 
+def summed(seen: Read) -> Command:
+    """A sub model goes through all of it in chunks, and brings together what it found."""
+    if not seen.results:
+        return {"op": "reduce", "directive": "Add up the ms.", "chunk_size": 3000, "overlap": 0, "store": "sum"}
+    return {"op": "final_var", "name": "sum"}
+
+
+def noted(seen: Read) -> Command:
+    """Terms, pieces and lengths; what is found is kept in a note, looked at again, and put into the answer."""
+    match len(seen.results):
+        case 0:
+            return {"op": "index_terms", "pattern": "all_caps", "store": "terms"}
+        case 1:
+            return {"op": "split", "delimiter": "\n", "store": "rows"}
+        case 2:
+            return {"op": "set", "name": "note", "value": f"{seen.results[1].number} rows"}
+        case 3:
+            return {"op": "len", "on": "rows"}
+        case 4:
+            return {"op": "get", "name": "terms"}
+        case 5:
+            most = seen.results[4].lines[0].text
+            return {"op": "print", "value": f"${{note}}, {seen.results[3].number} characters, {most}"}
+    return {"op": "final", "answer": seen.results[5].lines[0].text}
+
+
 def sub(asked: Asked) -> str:
     """Sub models do what they are told, with the text that stands between the fences."""
     text = str(asked.body["messages"][-1]["content"])
     if "Task: " not in text:
         return SENTENCE  # how it holds a schema is found out
+    if "Add up" in text:
+        data = text.split(text.split()[1])[2]
+        return str(sum(map(int, re.findall(r"took (\d+)", data) or data.split())))
     if "user" in text[text.index("Task: ") :].splitlines()[0]:
         return re.findall(r"user=([a-z]+)", text)[0]
     return max(re.findall(r"signed in (\d+)", text))
@@ -141,6 +170,8 @@ QUESTIONS: dict[str, tuple[str, Plan, list[str], str]] = {
         "2003",
     ),
     "delegate": ("What is the code of the vault that Grace keeps?", delegated, [TALES, VAULT + "\n"], "48213"),
+    "sum": ("How long did it all take?", summed, [LOG], str(sum(at * 37 % 90 for at in range(400)))),
+    "notes": ("What is in it?", noted, [LOG], f"400 rows, {len(LOG) - 400} characters, INFO: 360"),
     "one line": (
         "What is its code?", within_a_line,
         [f"{'{é}; ' * 9000}Blue Harbor: {'-' * 500} code: 48213 {'{x}; ' * 9000}"], "48213",
