@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llamalab.ope.diagnostics import Diagnostics, diagnose
-from llamalab.ope.estimators import ESTIMATORS, Estimate
+from llamalab.ope.estimators import ESTIMATORS, Estimate, estimate
 from llamalab.ope.gates import MEANING, judge_base, judge_gates
 from llamalab.ope.study import Study
 
@@ -58,23 +58,42 @@ def test_overlap_decides(good: Diagnostics, ess: float, n_ess: float, state: str
     [
         (ips(1.0), "SHOWN"),
         (ips(1.0 + 1e-12), "SHOWN"),
-        (ips(1.01), "REFUSED"),
-        (ips(-0.01), "REFUSED"),
-        (ips(1.01, "judge"), "SHOWN"),
-        (ips(1.01, name="snips"), "SHOWN"),
-        (ips(1.01, policy="other"), "SHOWN"),
+        (ips(1.29), "SHOWN"),  # 2.9 of its standard errors
+        (ips(1.31), "REFUSED"),
+        (ips(-0.31), "REFUSED"),
+        (ips(1.31, "judge"), "SHOWN"),
+        (ips(1.31, name="snips"), "SHOWN"),
+        (ips(1.31, policy="other"), "SHOWN"),
     ],
 )
 def test_raw_ips_must_be_possible_on_its_scale(good: Diagnostics, found: Estimate, state: str) -> None:
     assert judge_gates(good, [found], RANGES).state == state
 
 
+def test_raw_ips_that_is_out_by_chance_is_no_excuse_where_rows_do_not_overlap(good: Diagnostics) -> None:
+    """There its standard error says as little as it does."""
+    for poor in (replace(good, ess=0.29, n_ess=290.0), replace(good, ess=0.9, n_ess=90.0)):
+        assert judge_gates(poor, [ips(1.01)], RANGES).reasons[0].gate == "raw_ips"
+
+
+def test_outcomes_at_the_top_of_the_range_refuse_no_honest_policy() -> None:
+    """All outcomes are 1, so raw IPS is the mean weight, and that is above 1 in every second log."""
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(200):
+        log_ratio = 0.8 * rng.standard_normal(500) - 0.32
+        names = tuple(f"p{at}" for at in range(500))
+        study = Study(np.arange(500), names, np.ones(500), np.ones(500), np.ones(500), {"b": log_ratio})
+        found = judge_gates(diagnose(study, "b"), estimate(study, None, ("ips", "snips")), {"oracle": (0.0, 1.0)})
+        refused += any(reason.gate == "raw_ips" for reason in found.reasons)
+    assert refused <= 4
+
+
 def test_labels_that_carry_both_means_out_of_range_refuse_nothing(good: Diagnostics) -> None:
     """Outcomes near 1 and few labels: SNIPS is out too, so the weights did not do it."""
-    assert judge_gates(good, [ips(1.01), ips(1.005, name="snips")], RANGES).state == "SHOWN"
-    assert judge_gates(good, [ips(-0.01), ips(-0.005, name="snips")], RANGES).state == "SHOWN"
-    assert judge_gates(good, [ips(1.01), ips(0.8, name="snips")], RANGES).state == "REFUSED"
-    assert judge_gates(good, [ips(1.01), ips(1.2, "judge", name="snips")], RANGES).state == "REFUSED"
+    assert judge_gates(good, [ips(1.31), ips(1.005, name="snips")], RANGES).state == "SHOWN"
+    assert judge_gates(good, [ips(-0.31), ips(-0.005, name="snips")], RANGES).state == "SHOWN"
+    assert judge_gates(good, [ips(1.31), ips(0.8, name="snips")], RANGES).state == "REFUSED"
+    assert judge_gates(good, [ips(1.31), ips(1.2, "judge", name="snips")], RANGES).state == "REFUSED"
 
 
 @pytest.mark.parametrize(("rate", "state"), [(0.01, "SHOWN"), (0.0101, "REFUSED")])

@@ -154,7 +154,12 @@ def _ess(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
 def _raw_ips(
     diagnostics: Diagnostics, estimates: Sequence[Estimate], ranges: Mapping[str, tuple[float, float]]
 ) -> list[tuple[State, Reason]]:
-    """Not refused where SNIPS is a little outside on the same side: then labels near the end of the range did it."""
+    """Not refused where SNIPS is a little outside on the same side: then labels near the end of the range did it.
+
+    Nor where the rows overlap and it is outside by chance: outcomes near an end of the range times weights that average
+    1 but for their error.
+    """
+    overlap = diagnostics.ess >= ESS_SHOWN and diagnostics.n_ess >= N_ESS_SHOWN
     found: list[tuple[State, Reason]] = []
     own = [each for each in estimates if each.policy == diagnostics.policy]
     snips = {each.scale: each.value for each in own if each.estimator == "snips"}
@@ -162,6 +167,8 @@ def _raw_ips(
         low, high = ranges[estimate.scale]
         slack = _ROUNDING * (high - low)
         if estimate.estimator != "ips" or low - slack <= estimate.value <= high + slack:
+            continue
+        if overlap and max(estimate.value - high, low - estimate.value) <= Z_REFUSED * estimate.se:
             continue
         weighted = snips.get(estimate.scale, low)
         beyond = weighted - high if estimate.value > high else low - weighted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llamalab.arena.report.words import number, percent
+from llamalab.arena.report.words import number, outcome, percent
 from llamalab.arena.results import PolicyResult, Results
 from llamalab.ope import gates
 from llamalab.ope.diagnostics import Diagnostics
@@ -64,7 +64,8 @@ def _raw_ips(policies: list[PolicyResult]) -> Check:
         "Raw IPS",
         "The mean of weight times outcome, not divided by the mean weight. It cannot be outside the range of outcomes "
         "unless weights are wrong or a few rows hold them all.",
-        "Outside the range of outcomes while SNIPS is not: refused.",
+        f"Outside the range of outcomes while SNIPS is not: refused; from {percent(gates.ESS_SHOWN)} and "
+        f"{gates.N_ESS_SHOWN:g} effective rows only by more than {gates.Z_REFUSED:g} standard errors.",
         tuple(cells),
     )
 
@@ -74,7 +75,7 @@ def _failed(policy: PolicyResult) -> set[str]:
 
 
 def _with_z(mean: float, z: float | None) -> str:
-    return number(mean) if z is None else f"{number(mean)} ({number(z, 1)})"
+    return number(mean) if z is None else f"{number(mean)} ({outcome(z, 1)})"
 
 
 def _largest(found: Diagnostics) -> str:
@@ -127,7 +128,7 @@ _KINDS = (
         "Base responses and the target’s own fresh draws must tell the same overlap. Unlike the mean weight, this "
         "notices a scorer that is wrong even where weights are extreme. In standard errors.",
         f"More than {gates.Z_REFUSED:g} standard errors off 0: refused.",
-        lambda found: number(found.bennett_z, 2),
+        lambda found: outcome(found.bennett_z, 2),
     ),
     _Kind(
         "Rows without a number",
