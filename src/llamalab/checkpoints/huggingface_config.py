@@ -113,7 +113,7 @@ def made_config(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
 
 
 def _model_type(raw: Mapping[str, Any], path: Path) -> str:
-    """"llama" or "mistral"."""
+    """Which of the two it is, "llama" or "mistral"."""
     quantised = raw.get("quantization_config") or raw.get("compression_config")
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None

@@ -20,9 +20,7 @@ _TOLERANCE = 1e-4
 """Largest relative difference between a table and the scaling it is taken for: tables are stored in float32."""
 
 
-def chosen_scaling(
-    found: RopeScaling | None, source: str, rope_factor: float | None
-) -> tuple[RopeScaling | None, str]:
+def chosen_scaling(found: RopeScaling | None, source: str, rope_factor: float | None) -> tuple[RopeScaling | None, str]:
     """The scaling to use, and where it is from in a few words.
 
     Args:
