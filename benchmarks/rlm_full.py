@@ -91,7 +91,7 @@ class Tally:
 def full(quick: bool) -> list[Line]:
     """Runs of both models, each replayed; every third is broken off at a random point and resumed."""
     lines: list[Line] = []
-    for kind, wanted, least in (("random weights", 12 if quick else 48, 5), ("pico", 3 if quick else 12, 1)):
+    for kind, wanted, least in (("random weights", 12 if quick else 48, 5), ("pico", 3 if quick else 18, 2)):
         tally = Tally()
         with tempfile.TemporaryDirectory() as folder, closing(_engine(kind, Path(folder))) as engine:
             pool = Pool([Provider("model", Steered(EngineChat(engine)), concurrency=4)])
