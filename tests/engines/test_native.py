@@ -99,6 +99,8 @@ import logging, signal, sys, time
 from llamalab.engines import native
 from llamalab.engines.llama_cpp import LlamaCppEngine
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
+
 class CtrlC(logging.Handler):
     left = int(sys.argv[2])
     def emit(self, record):
