@@ -108,6 +108,12 @@ def test_a_mean_weight_that_is_not_one_refuses(good: Diagnostics, z: float, n_es
     assert judge_gates(replace(good, mean_weight_z=z, n_ess=n_ess), [], RANGES).state == state
 
 
+def test_a_mean_weight_below_one_has_two_readings_and_one_above_has_one(good: Diagnostics) -> None:
+    low, high = (judge_gates(replace(good, mean_weight_z=z), [], RANGES).reasons[0].sentence for z in (-3.5, 3.5))
+    assert low.endswith("came from, or the policy says what the base hardly ever does, and the log does not hold it.")
+    assert high.endswith("came from.")
+
+
 def test_the_mean_weight_is_not_asked_where_too_few_rows_count(good: Diagnostics) -> None:
     """Skewed weights make its standard error too small there; the ESS gate has the word."""
     verdict = judge_gates(replace(good, mean_weight_z=-50.0, n_ess=99.0), [], RANGES)

@@ -216,9 +216,12 @@ def _identities(diagnostics: Diagnostics) -> list[tuple[State, Reason]]:
     if z is not None and abs(z) > Z_REFUSED and diagnostics.n_ess >= N_ESS_SHOWN:
         sentence = (
             f"The mean weight is {diagnostics.mean_weight:.4g} and must be 1: it is {abs(z):.3g} standard errors off, "
-            "so the log probabilities are not those of the distribution that the responses came from."
+            "so the log probabilities are not those of the distribution that the responses came from"
         )
-        found.append(("REFUSED", Reason("mean_weight", z, Z_REFUSED, sentence, remedy)))
+        # What is missing from the mean can be responses of the target that are not in the log: too many weights are
+        # there only if they are wrong.
+        rare = ", or the policy says what the base hardly ever does, and the log does not hold it" if z < 0 else ""
+        found.append(("REFUSED", Reason("mean_weight", z, Z_REFUSED, f"{sentence}{rare}.", remedy)))
     z = diagnostics.bennett_z
     if z is not None and abs(z) > Z_REFUSED:
         sentence = (
