@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,34 @@ def test_report_on_the_arena_sample(cli: Cli, tmp_path: Path) -> None:
     assert verdicts["parallel_universe_prompt"] == ["REFUSED", "0.342%"]
     assert verdicts["unhelpful"] == ["REFUSED", "0.776%"]
     assert "A/A FAILED: 10.2% of the rows" in done.out
+
+
+WITHOUT_EXTRA = """
+import importlib.util, sys
+from llamalab.cli import app
+
+GONE = ("scipy", "sklearn", "pyarrow", "matplotlib", "cje")
+here = importlib.util.find_spec
+
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in GONE:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Gone())
+importlib.util.find_spec = lambda name, package=None: None if name in GONE else here(name, package)
+sys.exit(app.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "report"])
+def test_without_its_extra_the_arena_names_it(command: str, tmp_path: Path) -> None:
+    (tmp_path / "arena.yaml").write_text(
+        "policies: {p0: {model: pico, temperature: 0.9}, pi: {model: pico, temperature: 0.8}}\nbase: p0\n"
+        "prompts: {file: prompts.jsonl}\njudge: {kind: exact_match}\n"
+    )
+    arguments = [sys.executable, "-c", WITHOUT_EXTRA, "arena", command, "arena.yaml"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'llamalab[arena]'" in done.stderr
+    assert "Traceback" not in done.stderr

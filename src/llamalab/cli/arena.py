@@ -105,7 +105,6 @@ def run(
     from llamalab.arena.config import load_config
     from llamalab.arena.pipeline import run as run_arena
     from llamalab.arena.pipeline import selected
-    from llamalab.arena.results import read_results
 
     loaded = load_config(config, options.overrides(out))
     steps = selected(only, from_)
@@ -118,6 +117,8 @@ def run(
         print(f"stopped; the same command goes on where {loaded.folder} ends", file=sys.stderr)
         raise
     if "estimate" in steps or "report" in steps:
+        from llamalab.arena.results import read_results  # it needs the extra, which the run has seen to be there
+
         print_results(read_results(folder / "results.json"))
     if "report" in steps:
         print(f"\nreport: {folder / 'report.html'}")
