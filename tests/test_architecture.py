@@ -17,6 +17,7 @@ FLOOR = {
     "scored": 0,
     "checkpoints": 1,
     "llama": 1,
+    "native": 1,
     "ope": 1,
     "chat": 2,
     "engines": 2,
