@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from llamalab.checkpoints.folders import cache_folder
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 # How long one example takes says more about what else the machine does than about the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+# Tests have cache folders of their own, each empty at first: what takes seconds to compile is compiled once for all.
+os.environ.setdefault("LLAMALAB_NATIVE", str(cache_folder("native")))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llamalab.engine import GenerateRequest
 from llamalab.engines import batch_scorer
+from llamalab.engines.kernels import available
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.engines.scorer import ROWS, _even
 from llamalab.errors import ConfigError, ContextOverflow, EngineError, InputError
@@ -85,14 +86,25 @@ def test_an_id_outside_the_vocabulary_is_refused(tiny_engine: LlamaCppEngine):
 
 
 @pytest.fixture(
-    scope="module", params=[("F32", True), ("Q8_0", True), ("Q4_K_M", True), ("Q4_K_M", False), ("Q4_0", True)], ids=str
+    scope="module",
+    params=[
+        ("F32", "auto"),
+        ("Q8_0", "repacked"),
+        ("Q4_K_M", "repacked"),
+        ("Q4_K_M", "plain"),
+        ("Q4_0", "repacked"),
+        *((type, "llamalab") for type in ("Q8_0", "Q4_K_M", "Q2_K")),
+    ],
+    ids="-".join,
 )
 def of_a_type(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LlamaCppEngine:
     """Kernels for quantised matrices work on blocks of rows: where rows lie in a decode could show in the bits."""
-    type, repack = request.param
+    type, kernels = request.param
+    if kernels == "llamalab" and not available():
+        pytest.skip("kernels='llamalab' cannot be had here")
     path = tmp_path_factory.mktemp("types") / f"{type}.gguf"
     write_synthetic(SHAPE, path, type)
-    return LlamaCppEngine(path, n_ctx=512, n_seq=0, n_threads=1, repack=repack)
+    return LlamaCppEngine(path, n_ctx=512, n_seq=0, n_threads=1, kernels=kernels)
 
 
 def test_strict_scores_have_the_same_bits_whatever_else_is_scored(of_a_type: LlamaCppEngine) -> None:
@@ -194,7 +206,7 @@ def test_decodes_are_as_few_as_can_be_and_about_as_long_as_each_other(left: int,
 
 def _again(engine: LlamaCppEngine, *, n_threads: int) -> LlamaCppEngine:
     """Another engine of the same settings."""
-    return LlamaCppEngine(engine.info.path, n_ctx=512, n_seq=0, n_threads=n_threads, repack=engine.options.repack)
+    return LlamaCppEngine(engine.info.path, n_ctx=512, n_seq=0, n_threads=n_threads, kernels=engine.options.kernels)
 
 
 def test_fast_scores_after_an_interruption_are_those_of_a_fresh_engine(

@@ -133,3 +133,18 @@ def test_a_home_that_cannot_be_written_to_gives_none(tmp_path: Path, monkeypatch
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert build.library("answer", flags=FLAGS) is None
+
+
+@needs_compiler
+def test_a_changed_header_is_compiled_anew(tmp_path: Path) -> None:
+    first = build.library("answer", flags=FLAGS)
+    (tmp_path / "parts.h").write_text("// another\n")
+    assert build.library("answer", flags=FLAGS) != first
+
+
+@needs_compiler
+def test_the_environment_may_name_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMALAB_NATIVE", str(tmp_path / "a" / "b"))
+    made = build.library("answer", flags=FLAGS)
+    assert made is not None
+    assert made.parent == tmp_path / "a" / "b"

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from llamalab.engines.gguf_header import Header, read_header
+from llamalab.engines.kernels import Kernels
 from llamalab.engines.native import adapter_free, adapter_init, forget_errors, native_reason, set_adapters
 from llamalab.engines.options import Options
 from llamalab.engines.weights import open_weights
@@ -20,15 +21,15 @@ class AdaptedModel:
         path: the file.
         header: of the file.
         options: of the engine.
-        repack: whether llama.cpp may rearrange the weights, see `repack.py`.
+        kernels: that are to multiply with the weights, see `kernels.py`.
 
     Raises:
         ModelFileError, ConfigError, OutOfMemory: see `open_weights`; an adapter of another model.
     """
 
-    def __init__(self, path: Path, header: Header, options: Options, *, repack: bool) -> None:
-        self.repack = repack
-        self.weights = open_weights(path, header, options, repack=repack)
+    def __init__(self, path: Path, header: Header, options: Options, kernels: Kernels) -> None:
+        self.kernels: Kernels = kernels
+        self.weights = open_weights(path, header, options, repack=kernels == "repacked")
         self._adapters: list[int] = []
         self._scales = [scale for _, scale in options.adapters]
         try:

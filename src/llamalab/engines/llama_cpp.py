@@ -21,10 +21,10 @@ from llamalab.engines.batch_scorer import FAST_TEXTS, SEQUENCES, BatchScorer
 from llamalab.engines.context import context_length, context_parameters, on_gpu, padded, sequences
 from llamalab.engines.events import EventStream
 from llamalab.engines.gguf_header import Header
+from llamalab.engines.kernels import kernels_for, offered
 from llamalab.engines.model_info import describe
 from llamalab.engines.native import api, forget_errors, native_reason
 from llamalab.engines.options import Options, parse_options
-from llamalab.engines.repack import repacks
 from llamalab.engines.request import check_mode, check_request, check_score, checked_ids, checked_text
 from llamalab.engines.response import Queue, Response
 from llamalab.engines.sampling import Sampler
@@ -65,8 +65,8 @@ class LlamaCppEngine:
         self._n_seq = sequences(header, self.options, self._n_ctx)
         if not self.options.vocab_only:
             _check_memory(file, header, self.options, self._n_ctx, self._n_seq)
-        repack = repacks(header, self.options, scoring=self._n_seq == 0)
-        self._model = AdaptedModel(file, header, self.options, repack=repack)
+        kernels = kernels_for(header, self.options, scoring=self._n_seq == 0)
+        self._model = AdaptedModel(file, header, self.options, kernels)
         self._weights = self._model.weights
         self._scored: AdaptedModel | None = None  # the same weights, where scoring wants them in another form
         self._contexts: list[int] = []
@@ -210,12 +210,12 @@ class LlamaCppEngine:
         return Scorer(context, size, window=window, n_batch=api.llama_n_batch(context), fill=fill, movable=movable)
 
     def _scored_model(self) -> AdaptedModel:
-        """The weights in the form that scores are made with, whether the engine generates as well or not."""
-        repack = repacks(self._weights.header, self.options, scoring=True)
-        if repack == self._model.repack:
+        """The model as scores are made with it, whether the engine generates as well or not."""
+        kernels = kernels_for(self._weights.header, self.options, scoring=True)
+        if kernels == self._model.kernels:
             return self._model
         if self._scored is None:
-            self._scored = AdaptedModel(self._weights.path, self._weights.header, self.options, repack=repack)
+            self._scored = AdaptedModel(self._weights.path, self._weights.header, self.options, kernels)
         return self._scored
 
     def _logits_reader(self) -> LogitsReader:
@@ -268,7 +268,8 @@ class LlamaCppEngine:
         if tap is not None:
             params.cb_eval = tap.callback
         forget_errors()
-        context = api.llama_init_from_model(model.weights.model, params)
+        with offered(model.kernels):
+            context = api.llama_init_from_model(model.weights.model, params)
         if not context:
             reason = native_reason()
             if "alloc" in reason:

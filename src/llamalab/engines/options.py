@@ -16,6 +16,7 @@ Adapter = str | os.PathLike[str] | tuple[str | os.PathLike[str], float]
 
 _CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 _LOAD_MODES = ("auto", "mmap", "mlock", "read")
+_KERNELS = ("auto", "repacked", "plain", "llamalab")
 _MAX_SEQUENCES = 256
 
 
@@ -43,8 +44,9 @@ class Options:
             as many as take 96 MiB).
         load_mode: "mmap" maps the file, "mlock" also keeps it in memory, "read" copies it, "auto" lets
             llama.cpp choose.
-        repack: whether llama.cpp rearranges quantised weights for its CPU kernels, in a copy of them; "auto": yes, but
-            not for scoring where that is slower (see `repack.py`). Log probabilities differ in their last bits.
+        kernels: who multiplies with quantised weights on a CPU, see `kernels.py`: llama.cpp from a rearranged copy of
+            them ("repacked") or as they lie in the file ("plain"), or "llamalab", for many rows at a time; "auto":
+            "repacked" to generate, and to score whatever is fastest here. Log probabilities differ in their last bits.
         adapters: LoRA adapters to apply, each a path or (path, scale).
         vocab_only: load the tokeniser alone; nothing can be generated or scored.
         cache_prompts: keep what a finished request computed and reuse the part that the next prompt begins
@@ -65,7 +67,7 @@ class Options:
     type_v: str = "f16"
     n_outputs_max: int | None = None
     load_mode: str = "auto"
-    repack: bool | Literal["auto"] = "auto"
+    kernels: Literal["auto", "repacked", "plain", "llamalab"] = "auto"
     adapters: tuple[tuple[Path, float], ...] = ()
     vocab_only: bool = False
     cache_prompts: bool = False
@@ -96,9 +98,7 @@ def parse_options(given: Mapping[str, Any]) -> Options:
     _check_choice(values, "type_k", _CACHE_TYPES)
     _check_choice(values, "type_v", _CACHE_TYPES)
     _check_choice(values, "load_mode", _LOAD_MODES)
-    repack = values.get("repack", "auto")
-    if not (repack == "auto" or isinstance(repack, bool)):
-        raise ConfigError(f"repack must be True, False or 'auto', not {repack!r}.")
+    _check_choice(values, "kernels", _KERNELS)
     flash = values.get("flash_attn", "auto")
     if not (flash == "auto" or isinstance(flash, bool)):
         raise ConfigError(f"flash_attn must be True, False or 'auto', not {flash!r}.")

@@ -1,7 +1,7 @@
 """A C++ file of this package as a shared library, compiled once for the processor at hand.
 
 Nothing depends on it: where there is no compiler, or `LLAMALAB_NATIVE=0` is in the environment, whoever asks gets None
-and computes by other means.
+and computes by other means. Any other value of that variable is the folder for what is compiled.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ _log = logging.getLogger(__name__)
 def library(source: str, *, flags: Sequence[str] = (), version: str = "") -> Path | None:
     """The shared library that `source` makes; compiled if that was not done before.
 
-    What is compiled lies in the user's cache folder. It is compiled anew where the source, the flags, `version`, the
-    compiler or what the processor can do is another. Many processes may ask at once: one compiles.
+    What is compiled lies in the user's cache folder. It is compiled anew where the source, a header of this package,
+    the flags, `version`, the compiler or what the processor can do is another. Many processes may ask at once: one
+    compiles.
 
     Args:
         source: name of a file of this package, without `.cc`.
@@ -44,7 +45,8 @@ def library(source: str, *, flags: Sequence[str] = (), version: str = "") -> Pat
         None where there is no compiler (`$CXX`, c++, g++, clang++), where it refuses, on Windows, and where the
         environment says `LLAMALAB_NATIVE=0`.
     """
-    if os.environ.get("LLAMALAB_NATIVE") == "0" or sys.platform == "win32":
+    said = os.environ.get("LLAMALAB_NATIVE", "")
+    if said == "0" or sys.platform == "win32":
         return None
     compiler = _compiler()
     if compiler is None:
@@ -55,9 +57,10 @@ def library(source: str, *, flags: Sequence[str] = (), version: str = "") -> Pat
     try:
         # The macros that a compiler defines say its version and every instruction set it may use.
         macros = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
-        parts = (file.read_bytes(), repr(command).encode(), version.encode(), macros)
+        headers = [header.read_bytes() for header in sorted(_SOURCES.glob("*.h"))]
+        parts = (file.read_bytes(), *headers, repr(command).encode(), version.encode(), macros)
         digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
-        made = cache_folder("native") / f"{source}-{digest[:32]}.so"
+        made = _folder(said) / f"{source}-{digest[:32]}.so"
         if not made.exists():
             _compile([*command, str(file)], made)
     except (OSError, subprocess.SubprocessError) as error:
@@ -76,6 +79,14 @@ def load_library(source: str, *, flags: Sequence[str] = (), version: str = "") -
     except OSError as error:
         _log.debug("%s cannot be loaded: %s", path, error)
         return None
+
+
+def _folder(said: str) -> Path:
+    if not said:
+        return cache_folder("native")
+    folder = Path(said).expanduser().absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _compiler() -> list[str] | None:

@@ -168,8 +168,8 @@ def _llama_cpp(
 ) -> tuple[dict[str, Any], dict[str, Any], list[Path]]:
     """What decides, what is recorded, and the files of adapters."""
     from llamalab.engines.context import context_length, on_gpu, uses_flash_attention
+    from llamalab.engines.kernels import identity, kernels_for
     from llamalab.engines.options import parse_options
-    from llamalab.engines.repack import repacks
     from llamalab.engines.scorer import strict_options
     from llamalab.engines.weights import checked_header
 
@@ -186,7 +186,7 @@ def _llama_cpp(
         "n_outputs_max": used.n_outputs_max,
         "load_mode": used.load_mode,
         "flash_attn": used.flash_attn,
-        "repack": repacks(header, used, scoring=True),
+        "kernels": identity(kernels_for(header, used, scoring=True)),
         "adapters": [[sha256(file), scale] for file, (_, scale) in zip(adapters, options.adapters, strict=True)],
     }
     if used.flash_attn == "auto":  # the only choice that looks at the length of the context

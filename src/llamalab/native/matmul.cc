@@ -1,0 +1,224 @@
+// A ggml device that multiplies quantised matrices with many rows, for llama.cpp to use beside its CPU device.
+//
+// llama.cpp asks every device of the kind "accelerator" which operations it takes; this one takes products of float32
+// rows with a quantised matrix in the CPU's memory, as it lies in the file. The structs below are those of ggml's
+// interface for loadable devices, version 2; ggml refuses a library that names another version.
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__) && defined(__F16C__)
+
+#include "product.h"
+
+namespace {
+
+struct Tensor {
+  int type;
+  void* buffer;
+  int64_t ne[4];
+  size_t nb[4];
+  int op;
+  int32_t op_params[16];
+  int32_t flags;
+  Tensor* src[10];
+  Tensor* view_src;
+  size_t view_offs;
+  void* data;
+  char name[64];
+  void* extra;
+  char padding[8];
+};
+
+struct Graph {
+  int size, n_nodes, n_leafs;
+  Tensor** nodes;
+};
+
+struct Device;
+struct Registry;
+using BufferType = void*;
+using Any = void (*)();
+
+struct BackendInterface {
+  const char* (*get_name)(struct Backend*);
+  void (*free)(struct Backend*);
+  Any transfers[5], synchronize, plans[4];
+  int (*graph_compute)(struct Backend*, Graph*);
+  Any events[2], graph_optimize;
+};
+
+struct Backend {
+  const uint8_t* guid;
+  BackendInterface interface;
+  Device* device;
+  void* context;
+};
+
+struct Properties {
+  const char *name, *description;
+  size_t memory_free, memory_total;
+  int type;
+  const char* device_id;
+  struct {
+    bool async, host_buffer, buffer_from_host_ptr, events, mmap_support;
+  } caps;
+};
+
+struct DeviceInterface {
+  const char* (*get_name)(Device*);
+  const char* (*get_description)(Device*);
+  void (*get_memory)(Device*, size_t*, size_t*);
+  int (*get_type)(Device*);
+  void (*get_props)(Device*, Properties*);
+  Backend* (*init_backend)(Device*, const char*);
+  BufferType (*get_buffer_type)(Device*);
+  Any get_host_buffer_type, buffer_from_host_ptr;
+  bool (*supports_op)(Device*, const Tensor*);
+  bool (*supports_buft)(Device*, BufferType);
+  Any offload_op, event_new, event_free, event_synchronize;
+};
+
+struct Device {
+  DeviceInterface interface;
+  Registry* registry;
+  void* context;
+};
+
+struct Registry {
+  int api_version;
+  const char* (*get_name)(Registry*);
+  size_t (*get_device_count)(Registry*);
+  Device* (*get_device)(Registry*, size_t);
+  void* (*get_proc_address)(Registry*, const char*);
+  void* context;
+};
+
+constexpr int API_VERSION = 2, ACCELERATOR = 3, SUCCESS = 0, F32 = 0, COMPUTED = 16;
+
+// What ggml itself says, see `llamalab_configure`.
+struct {
+  BufferType cpu_memory;
+  bool (*is_host)(BufferType);
+  int multiplication;
+} ggml;
+
+struct Work {
+  int threads = 1;
+  product::Scratch scratch;
+};
+
+const char* name(...) { return "llamalab"; }
+
+bool flat(const Tensor* tensor) { return tensor->ne[2] == 1 && tensor->ne[3] == 1; }
+
+// Rows of float32, one behind the other.
+bool plain(const Tensor* tensor) {
+  return flat(tensor) && tensor->type == F32 && tensor->nb[0] == sizeof(float) &&
+         tensor->nb[1] == sizeof(float) * tensor->ne[0];
+}
+
+bool takes(Device*, const Tensor* op) {
+  if (op->op != ggml.multiplication) return false;
+  const Tensor *w = op->src[0], *x = op->src[1];
+  const product::Kernel kernel = product::kernel_of(w->type);
+  if (!kernel.multiply || w->ne[0] % kernel.block || w->nb[1] != w->ne[0] / kernel.block * kernel.bytes) return false;
+  // The second parameter says that a matrix is of Hadamard's, for which ggml has a way of its own.
+  return flat(w) && plain(x) && plain(op) && op->op_params[1] == 0;
+}
+
+int compute(Backend* backend, Graph* graph) {
+  Work& work = *static_cast<Work*>(backend->context);
+  for (int i = 0; i < graph->n_nodes; i++) {
+    const Tensor* node = graph->nodes[i];
+    if (node->op != ggml.multiplication || !(node->flags & COMPUTED) || node->ne[1] == 0) continue;
+    const Tensor *w = node->src[0], *x = node->src[1];
+    product::kernel_of(w->type).multiply(static_cast<const uint8_t*>(w->data), static_cast<const float*>(x->data),
+                                         static_cast<float*>(node->data), w->ne[1], w->ne[0], x->ne[1], work.threads,
+                                         work.scratch);
+  }
+  return SUCCESS;
+}
+
+void free_backend(Backend* backend) {
+  delete static_cast<Work*>(backend->context);
+  delete backend;
+}
+
+Backend* init_backend(Device* device, const char*) {
+  static const uint8_t guid[16] = {'l', 'l', 'a', 'm', 'a', 'l', 'a', 'b', ' ', 'm', 'a', 't', 'm', 'u', 'l', '1'};
+  BackendInterface interface{};
+  interface.get_name = [](Backend*) { return name(); };
+  interface.free = free_backend;
+  interface.graph_compute = compute;
+  return new Backend{guid, interface, device, new Work};
+}
+
+void properties(Device*, Properties* found) {
+  *found = {name(), "quantised products of many rows", 0, 0, ACCELERATOR, nullptr, {false, false, false, false, true}};
+}
+
+Registry* registry();
+
+Device* device() {
+  static Device only = [] {
+    DeviceInterface interface{};
+    interface.get_name = [](Device*) { return name(); };
+    interface.get_description = [](Device*) { return "quantised products of many rows"; };
+    interface.get_memory = [](Device*, size_t* free, size_t* total) { *free = *total = 0; };
+    interface.get_type = [](Device*) { return ACCELERATOR; };
+    interface.get_props = properties;
+    interface.init_backend = init_backend;
+    interface.get_buffer_type = [](Device*) { return ggml.cpu_memory; };
+    interface.supports_op = takes;
+    interface.supports_buft = [](Device*, BufferType type) { return ggml.is_host(type); };
+    return Device{interface, registry(), nullptr};
+  }();
+  return &only;
+}
+
+void set_threads(Backend* backend, int threads) { static_cast<Work*>(backend->context)->threads = threads; }
+
+Registry* registry() {
+  static Registry only = {
+      API_VERSION,
+      [](Registry*) { return name(); },
+      [](Registry*) -> size_t { return 1; },
+      [](Registry*, size_t) { return device(); },
+      [](Registry*, const char* what) {
+        return std::strcmp(what, "ggml_backend_set_n_threads") ? nullptr : reinterpret_cast<void*>(set_threads);
+      },
+      nullptr,
+  };
+  return &only;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Say what only the loaded ggml knows: where the CPU's tensors lie, and its number of the operation MUL_MAT.
+void llamalab_configure(void* cpu_memory, bool (*is_host)(void*), int multiplication) {
+  ggml = {cpu_memory, is_host, multiplication};
+}
+
+// Bytes of a tensor, as this file has the struct.
+size_t llamalab_tensor_bytes() { return sizeof(Tensor); }
+
+// Whether weights of this type are multiplied here.
+bool llamalab_takes(int type) { return product::kernel_of(type).multiply != nullptr; }
+
+// y (M, N) = x (M, K) times the transpose of w (N, K), which is of ggml's `type`; whether that can be done.
+bool llamalab_matmul(int type, const uint8_t* w, const float* x, float* y, int64_t N, int64_t K, int64_t M, int threads) {
+  const product::Kernel kernel = product::kernel_of(type);
+  if (!kernel.multiply || K % kernel.block) return false;
+  product::Scratch scratch;
+  kernel.multiply(w, x, y, N, K, M, threads, scratch);
+  return true;
+}
+
+// ggml looks for this name in a library that it loads.
+void* ggml_backend_init() { return registry(); }
+}
+
+#endif
