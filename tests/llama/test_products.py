@@ -12,10 +12,11 @@ import pytest
 
 from llamalab.engine import GenerateRequest, Generation, SamplingParams
 from llamalab.engines.jax import JaxEngine
+from llamalab.llama import native_products
 from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig
 from llamalab.llama.model import xfmr
-from llamalab.llama.products import SINGLE_ROWS, project, quantize_int8
+from llamalab.llama.products import FEW_ROWS, project, quantize_int8
 from llamalab.llama.weights import Int8Matrix, Matrix, XfmrWeights, count_parameters
 from tests.llama.random_weights import random_weights
 
@@ -29,13 +30,26 @@ def _quick(quick_compilation: None) -> None:
     """Compiled without optimisations."""
 
 
+@pytest.fixture(scope="module", autouse=True, params=["native", "xla"])
+def form(request: pytest.FixtureRequest) -> Iterator[str]:
+    """With the products in C++, and without."""
+    if request.param == "native" and not native_products.available():
+        pytest.skip("no C++ compiler, or no CPU")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "xla":
+            patch.setattr(native_products, "available", lambda: False)
+        jax.clear_caches()
+        yield request.param
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def weights() -> XfmrWeights:
     return random_weights(CONFIG, seed=2)
 
 
 @pytest.fixture(scope="module")
-def narrow(weights: XfmrWeights) -> XfmrWeights:
+def narrow(weights: XfmrWeights, form: str) -> XfmrWeights:
     return quantize_int8(weights)
 
 
@@ -80,9 +94,11 @@ def test_whole_numbers_are_kept_exactly_and_a_row_of_zeros_stays_one() -> None:
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="how a CPU wants it")
-def test_on_a_cpu_no_part_has_more_columns_than_rows(narrow: XfmrWeights) -> None:
+def test_where_xla_multiplies_no_part_has_more_columns_than_rows(narrow: XfmrWeights, form: str) -> None:
+    parted = {"w1": [(128, 64)], "w2": [(64, 64)] * 2, "wk": [(32, 32)] * 2}
+    whole = {"w1": [(128, 64)], "w2": [(64, 128)], "wk": [(32, 64)]}
     for layer in narrow.layer_weights:
-        for name, shapes in {"w1": [(128, 64)], "w2": [(64, 64)] * 2, "wk": [(32, 32)] * 2}.items():
+        for name, shapes in (parted if form == "xla" else whole).items():
             matrix = getattr(layer, name)
             assert isinstance(matrix, Int8Matrix)
             assert [part.shape for part in matrix.parts] == shapes
@@ -94,7 +110,7 @@ def test_norms_embedding_and_the_number_of_parameters_stay(weights: XfmrWeights,
     assert count_parameters(narrow) == count_parameters(weights)
 
 
-@pytest.mark.parametrize("rows", [1, 3, SINGLE_ROWS, SINGLE_ROWS + 1])
+@pytest.mark.parametrize("rows", [1, 3, FEW_ROWS, FEW_ROWS + 1])
 def test_a_product_is_that_of_the_matrix_it_stands_for(narrow: XfmrWeights, rows: int) -> None:
     """Row by row, or widened once for many; also where the matrix lies in two parts."""
     w2 = narrow.layer_weights[0].w2

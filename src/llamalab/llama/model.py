@@ -16,7 +16,7 @@ from jax import Array
 from llamalab.llama.attention import attend, scores_of
 from llamalab.llama.cache import KVCache
 from llamalab.llama.config import LlamaConfig
-from llamalab.llama.products import project, project_each
+from llamalab.llama.products import looked_up, project, project_each
 from llamalab.llama.rope import inverse_frequencies, rotate
 from llamalab.llama.weights import LayerWeights, XfmrWeights
 
@@ -65,7 +65,7 @@ def xfmr(
     where nothing looks before the next real token has taken its place.
 
     Args:
-        weights: of the model; their dtype is the one it computes in.
+        weights: of the model; the norms' dtype is the one it computes in.
         config: its shape.
         tokens_BT: token ids, integers.
         cur_pos: position of the first of them: one for all sequences, or one each, (B,). Slots before it are
@@ -87,7 +87,7 @@ def xfmr(
     angles_CTP = positions_CT[..., None].astype(jnp.float32) * inverse_frequencies(
         config.head_dim, config.rope_theta, config.rope_scaling
     )
-    x_BTD = weights.tok_embeddings[tokens_BT]
+    x_BTD = looked_up(weights.tok_embeddings, tokens_BT, weights.norm.dtype)
     queries_BTHK = x_BTD
     for i, layer in enumerate(weights.layer_weights):
         h_BTD = rms_norm(x_BTD, layer.attention_norm, config.norm_eps)

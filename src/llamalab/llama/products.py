@@ -5,6 +5,9 @@ copy of the whole matrix for every token. The figures beside the forms are of on
 Llama 3.2 1B's shape on two cores (AMD EPYC, jaxlib 0.10.2), as bytes of weights read per second; the memory gave
 25 GB/s. GPUs and TPUs take the plain product in every case.
 
+Matrices in 8 or 16 bits have products of their own on a CPU (`native_products.py`), which read them at the memory's
+speed; the forms of XLA's that stand here are for machines without a C++ compiler, and for several devices.
+
 Dimension key: B rows, K inputs, N outputs.
 """
 
@@ -19,13 +22,14 @@ from jax import Array
 from jax.lax import optimization_barrier
 from jax.typing import DTypeLike
 
+from llamalab.llama import native_products as native
 from llamalab.llama.weights import Int8Matrix, LayerWeights, Matrix, XfmrWeights
 
 COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
 """Of every step of generation: the int8 product gains a third from the widest vectors of a CPU that has them."""
 
-SINGLE_ROWS = 8
-"""On a CPU so many rows are multiplied with a narrow matrix one by one; for more it is widened once for all."""
+FEW_ROWS = 8
+"""On a CPU so many rows are multiplied with a narrow matrix as it is; for more it is widened once for all."""
 
 
 def project(x: Array, weight: Matrix, dtype: DTypeLike | None = None) -> Array:
@@ -33,7 +37,7 @@ def project(x: Array, weight: Matrix, dtype: DTypeLike | None = None) -> Array:
 
     Args:
         x: (..., K), float.
-        weight: [N, K].
+        weight: [N, K]; of x's dtype, int8, or on a CPU bfloat16 where x is float32: then as if it were float32.
         dtype: of the result; by default that of x.
     """
     (y,) = project_each(x, (weight,), dtype)
@@ -43,10 +47,17 @@ def project(x: Array, weight: Matrix, dtype: DTypeLike | None = None) -> Array:
 def project_each(x: Array, weights: Sequence[Matrix], dtype: DTypeLike | None = None) -> tuple[Array, ...]:
     """`project` by several matrices, [N, K] each with an N of its own: what they share is done once."""
     x_BK = x.reshape(-1, x.shape[-1])
-    if on_cpu() and x_BK.shape[0] <= SINGLE_ROWS and isinstance(weights[0], Int8Matrix):
+    if isinstance(weights[0], Int8Matrix) and on_cpu() and not native.available() and x_BK.shape[0] <= FEW_ROWS:
         x_BK = _settled(x_BK.astype(jnp.float32))
     products = (_int8_product(x_BK, w) if isinstance(w, Int8Matrix) else _product(x_BK, w) for w in weights)
     return tuple(y_BN.astype(dtype or x.dtype).reshape(*x.shape[:-1], -1) for y_BN in products)
+
+
+def looked_up(matrix_ND: Array, rows: Array, dtype: DTypeLike) -> Array:
+    """These rows of a matrix, (..., D), in `dtype`, which has all its values."""
+    if matrix_ND.dtype == jnp.bfloat16 and dtype == jnp.float32 and native.available():
+        return native.widened_rows(matrix_ND, rows)  # XLA's CPU backend widens all of it before it takes rows
+    return matrix_ND[rows].astype(dtype)
 
 
 def on_cpu() -> bool:
@@ -97,8 +108,8 @@ def _quantized(matrix: Matrix) -> Int8Matrix:
     if isinstance(matrix, Int8Matrix):
         return matrix
     N, K = matrix.shape
-    # A single row is multiplied without a copy only where a part has no more columns than rows.
-    n_parts = -(-K // N) if on_cpu() and K % -(-K // N) == 0 else 1
+    # XLA multiplies a single row without a copy only where a part has no more columns than rows.
+    n_parts = -(-K // N) if on_cpu() and not native.available() and K % -(-K // N) == 0 else 1
     rounded: Int8Matrix = _rounded(jnp.asarray(matrix), n_parts)
     return rounded
 
@@ -112,6 +123,11 @@ def _rounded(matrix_NK: Array, n_parts: int) -> Int8Matrix:
 
 
 def _product(x_BK: Array, weight_NK: Array) -> Array:
+    if weight_NK.dtype == jnp.bfloat16 and native.available():
+        if x_BK.shape[0] <= FEW_ROWS:
+            return native.bfloat16_rows(x_BK.astype(jnp.float32), weight_NK)  # 20-25 GB/s
+        if x_BK.dtype == jnp.float32:
+            return native.widened_product(x_BK, weight_NK)
     if on_cpu() and weight_NK.dtype != jnp.float32 and x_BK.shape[0] == 1 and weight_NK.shape[0] >= x_BK.shape[1]:
         return _widened_inside(x_BK, weight_NK)  # bfloat16: 22-30 GB/s; every other form 0.6-1.5
     # float32 on a CPU: 17-26 GB/s for every shape of a Llama; `x @ weight.T` 1.0 where N < K.
@@ -120,7 +136,13 @@ def _product(x_BK: Array, weight_NK: Array) -> Array:
 
 def _int8_product(x_BK: Array, weight: Int8Matrix) -> Array:
     """The scale of a row comes after its sum, so whole numbers are what is read and multiplied."""
-    if on_cpu() and x_BK.shape[0] <= SINGLE_ROWS:
+    few = x_BK.shape[0] <= FEW_ROWS
+    if native.available() and len(weight.parts) == 1:
+        if few:
+            return native.int8_rows(x_BK.astype(jnp.float32), weight.parts[0], weight.scale)  # 20-25 GB/s
+        if x_BK.dtype == jnp.float32:
+            return native.widened_product(x_BK, weight.parts[0]) * weight.scale
+    if on_cpu() and few:
         rows = [_int8_row(x_1K, weight) for x_1K in jnp.split(x_BK, x_BK.shape[0])]
         return jnp.concatenate(rows) * weight.scale
     whole_NK = weight.parts[0] if len(weight.parts) == 1 else jnp.concatenate(weight.parts, axis=1)
