@@ -14,7 +14,7 @@ from jax import Array
 
 from llamalab.native.build import load_library
 
-_TARGETS = ("int8_rows", "bfloat16_rows", "widen_int8", "widen_bfloat16", "take_bfloat16")
+_TARGETS = ("int8_rows", "bfloat16_rows", "widen_int8", "widen_bfloat16", "take_bfloat16", "room")
 
 _PIECE = 8 << 20
 """Bytes of a matrix in float32 that are widened at once: a fraction of a large one, not too many steps."""
@@ -60,7 +60,7 @@ def widened_product(x_BK: Array, weight_NK: Array) -> Array:
         y_Bn = jnp.einsum("bk,nk->bn", x_BK, wide_nK, preferred_element_type=jnp.float32)
         return y_Bn if n == N else jax.lax.dynamic_update_slice(y_BN, y_Bn, (0, first))
 
-    y_BN = jnp.zeros((x_BK.shape[0], N), jnp.float32)
+    y_BN = _call("room", (x_BK.shape[0], N), x_BK)  # zeros for all products would be made beforehand
     count = 1 - (n - N) // step
     return jax.lax.fori_loop(0, count, piece, y_BN) if count > 1 else piece(0, y_BN)
 

@@ -222,6 +222,9 @@ ffi::Error widen_bfloat16(ffi::ThreadPool pool, ffi::Buffer<ffi::BF16> matrix, f
   return widen_from(pool, values, matrix.dimensions(), *first.typed_data(), wide);
 }
 
+// Memory that something else will fill, wanted only once `x` is there.
+ffi::Error room(ffi::AnyBuffer /* x */, ffi::Result<ffi::AnyBuffer>) { return ffi::Error::Success(); }
+
 // Some rows of a matrix in float32.
 ffi::Error take_bfloat16(ffi::Buffer<ffi::BF16> matrix, ffi::Buffer<ffi::S32> rows,
                          ffi::Result<ffi::Buffer<ffi::F32>> wide) {
@@ -268,3 +271,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(llamalab_widen_bfloat16, widen_bfloat16,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     llamalab_take_bfloat16, take_bfloat16,
     ffi::Ffi::Bind().Arg<ffi::Buffer<ffi::BF16>>().Arg<ffi::Buffer<ffi::S32>>().Ret<ffi::Buffer<ffi::F32>>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(llamalab_room, room, ffi::Ffi::Bind().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
