@@ -62,7 +62,7 @@ def test_on_such_a_processor_the_types_of_the_file_decide(
 @needs_ours
 @pytest.mark.parametrize(
     ("held", "ours"),
-    [({Q4_K: 7, F32: 90}, True), ({Q8_0: 5, IQ3_S: 4}, True), ({Q8_0: 4, IQ3_S: 5}, False), ({F16: 9}, False)],
+    [({Q4_K: 7, F32: 1}, True), ({Q8_0: 5, IQ3_S: 4}, True), ({Q8_0: 4, IQ3_S: 5}, False), ({F16: 9}, True)],
 )
 def test_ours_score_files_that_they_mostly_understand(tiny_gguf: Path, held: Mapping[int, int], ours: bool) -> None:
     header = _holding(tiny_gguf, held)
@@ -157,7 +157,7 @@ def test_the_kernels_are_part_of_a_fingerprint(
         fingerprint(Setup(str(tiny_gguf), options={"kernels": asked}), "strict").key
         for asked in ("auto", "plain", "repacked")
     }
-    assert len(keys) == 2
+    assert len(keys) == (3 if available() else 2)
 
 
 @needs_ours

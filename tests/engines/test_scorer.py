@@ -88,12 +88,12 @@ def test_an_id_outside_the_vocabulary_is_refused(tiny_engine: LlamaCppEngine):
 @pytest.fixture(
     scope="module",
     params=[
-        ("F32", "auto"),
+        ("F32", "repacked"),
         ("Q8_0", "repacked"),
         ("Q4_K_M", "repacked"),
         ("Q4_K_M", "plain"),
         ("Q4_0", "repacked"),
-        *((type, "llamalab") for type in ("Q8_0", "Q4_K_M", "Q2_K")),
+        *((type, "llamalab") for type in ("F32", "F16", "Q8_0", "Q4_K_M", "Q2_K")),
     ],
     ids="-".join,
 )

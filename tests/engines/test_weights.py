@@ -9,11 +9,13 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from llamalab.engine import GenerateRequest, SamplingParams
 from llamalab.engines import sampling, weights
+from llamalab.engines.kernels import kernels_for
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.errors import EngineError, InputError, ModelFileError, SchemaError
 from llamalab.scored import ScoreRequest
@@ -87,8 +89,20 @@ def test_a_file_that_was_replaced_is_loaded_again(tiny_gguf: Path, tmp_path: Pat
         newer = tiny.write_bpe(tmp_path / "newer.gguf", seed=9)
         newer.replace(path)
         with LlamaCppEngine(path, n_threads=1) as after:
-            asked = [ScoreRequest([1, 2], [3])]
-            assert before.score(asked) != after.score(asked)
+            text = [5, 6, 7, 8]
+            assert not np.array_equal(before.logits(text), after.logits(text))
+
+
+def test_texts_and_scores_of_an_engine_are_of_one_file(tiny_q8_gguf: Path, tmp_path: Path):
+    """Scores may need the weights in another form, and load them when the first score is asked for."""
+    path = tmp_path / "model.gguf"
+    shutil.copy(tiny_q8_gguf, path)
+    with LlamaCppEngine(path, n_threads=1) as engine:
+        if kernels_for(engine._weights.header, engine.options, scoring=True) == "repacked":
+            pytest.skip("scores take the weights as texts do")
+        tiny.write_bpe(tmp_path / "newer.gguf", seed=9).replace(path)
+        with pytest.raises(ModelFileError, match="was replaced after this engine had loaded it"):
+            engine.score([ScoreRequest([1, 2], [3])])
 
 
 def test_an_adapter_for_another_model_is_refused_and_nothing_stays_loaded(own_gguf: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Products with quantised matrices against the gguf package, which takes the weights apart by other code."""
+"""Products of many rows: with quantised matrices against the gguf package, which takes them apart by other code."""
 
 from __future__ import annotations
 
@@ -105,6 +105,22 @@ def test_what_is_no_number_stays_none(kind: str, bad: float) -> None:
     assert (np.abs(found[[0, 2, 3]]) < 1e-30).all()
 
 
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize(("N", "K", "M"), [(1, 1, 1), (33, 77, 5), (70, 600, 13)])
+def test_floats_are_multiplied_as_float32_can(kind: str, N: int, K: int, M: int) -> None:
+    rng = np.random.default_rng(3)
+    w_NK = rng.standard_normal((N, K)).astype(np.float16 if kind == "F16" else np.float32)
+    packed = w_NK
+    if kind == "BF16":
+        packed = (w_NK.view(np.uint32) >> 16).astype(np.uint16)
+        w_NK = (packed.astype(np.uint32) << 16).view(np.float32)
+    x_MK = rng.standard_normal((M, K)).astype(np.float32)
+    exact, scale = (a(x_MK.astype(np.float64)) @ a(w_NK.T.astype(np.float64)) for a in (np.asarray, np.abs))
+    found = matmul(kind, packed, x_MK, threads=2)
+    assert (np.abs(found - exact) <= 1e-6 * scale).all()
+    assert (matmul(kind, packed, x_MK[-1:].copy()) == found[-1:]).all()
+
+
 def test_what_it_does_not_take_it_leaves() -> None:
-    assert not LIBRARY.llamalab_matmul(0, None, None, None, *(ctypes.c_int64(256),) * 3, 1)  # F32
+    assert not LIBRARY.llamalab_matmul(21, None, None, None, *(ctypes.c_int64(256),) * 3, 1)  # IQ3_S
     assert not LIBRARY.llamalab_matmul(12, None, None, None, *(ctypes.c_int64(n) for n in (8, 128, 8)), 1)

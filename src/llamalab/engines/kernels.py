@@ -1,11 +1,10 @@
-"""Who multiplies rows with quantised matrices on a CPU, and in which form the weights then lie in memory.
+"""Who multiplies rows with matrices on a CPU, and in which form the weights then lie in memory.
 
 - "repacked": llama.cpp, which rearranges the weights for its kernels and takes a copy of them. Its own default.
 - "plain": llama.cpp, from the weights as they lie in the file.
-- "llamalab": `native/matmul.cc`, from the weights as they lie in the file; llama.cpp is offered it as a device beside
-  its CPU. It needs AVX-512 VNNI and a C++ compiler, and it is made for many rows at a time, as scoring has them.
-  [Llama 3.2 1B's shape in Q4_K_M, two cores of an Intel Xeon, llama-cpp-python 0.3.36, 304 rows: 3.7 s repacked,
-  2.5 s plain, TIME s so.]
+- "llamalab": `native/matmul.cc`, from the weights as they lie in the file, attention included; llama.cpp is offered it
+  as a device beside its CPU. It needs AVX-512 VNNI and a C++ compiler, and it is made for many rows at a time, as
+  scoring has them.
 
 Where the last is not to be had, scoring takes the faster of the others: "plain" for Q4_K and Q2_K on Intel processors
 with AVX-512, and "repacked" for the rest. [The same shape, repacked against plain: 304 rows 3.7 and 2.5 s, 64 rows
@@ -37,7 +36,6 @@ from llamalab.native.build import library
 Kernels: TypeAlias = Literal["repacked", "plain", "llamalab"]
 
 _Q4_0, _Q2_K, _Q4_K, _IQ4_NL = 2, 10, 12, 20  # ggml's numbers
-_FLOATS = (0, 1, 30)  # F32, F16, BF16
 _FLAGS = ("-fopenmp",)
 _OBJECT_BYTES = 32  # of ggml's header before each tensor
 _OPERATIONS = 80  # of ggml, at least so many
@@ -62,8 +60,7 @@ def kernels_for(header: Header, options: Options, *, scoring: bool) -> Kernels:
     if not scoring or on_gpu(options):
         return "repacked"
     held = header.tensor_bytes
-    quantised = {kind: size for kind, size in held.items() if kind not in _FLOATS}
-    if 2 * sum(size for kind, size in quantised.items() if _takes(kind)) > sum(quantised.values()):
+    if 2 * sum(size for kind, size in held.items() if _takes(kind)) > sum(held.values()):
         return "llamalab"
     if vendor() != "GenuineIntel" or "avx512_vnni" not in instruction_sets():
         return "repacked"

@@ -215,6 +215,7 @@ class LlamaCppEngine:
         if kernels == self._model.kernels:
             return self._model
         if self._scored is None:
+            self._weights.check_unchanged()
             self._scored = AdaptedModel(self._weights.path, self._weights.header, self.options, kernels)
         return self._scored
 

@@ -74,6 +74,18 @@ class Weights:
                 return buffer.value.decode("utf-8", "replace")
             room = length + 1
 
+    def check_unchanged(self) -> None:
+        """Before the file is opened once more beside this.
+
+        Raises:
+            ModelFileError: another file lies there now.
+        """
+        if _state(self.path) != self._key[:3]:
+            raise ModelFileError(
+                f"{self.path} was replaced after this engine had loaded it: its scores would be of another model. "
+                "Open the engine again."
+            )
+
     def release(self) -> None:
         """Give this use back; the last one frees the memory."""
         with _lock:
@@ -93,15 +105,20 @@ def open_weights(path: Path, header: Header, options: Options, *, repack: bool =
         OutOfMemory: the weights do not fit.
     """
     path = model_parts(path.resolve())[0]
-    stat = path.stat()
     load = (options.n_gpu_layers, options.tensor_split, options.main_gpu, options.load_mode, options.vocab_only, repack)
-    key = (path, stat.st_size, stat.st_mtime_ns, *load)
+    key = (*_state(path), *load)
     with _lock:
         weights = _loaded.get(key)
         if weights is None:
             weights = _loaded[key] = Weights(key, path, header, _load(path, header, options, repack))
         weights.users += 1
         return weights
+
+
+def _state(path: Path) -> tuple[Path, int, int]:
+    """What is another where the file is another."""
+    stat = path.stat()
+    return path, stat.st_size, stat.st_mtime_ns
 
 
 def checked_header(path: Path, *, vocab_only: bool) -> Header:

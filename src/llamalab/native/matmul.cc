@@ -1,14 +1,16 @@
-// A ggml device that multiplies quantised matrices with many rows, for llama.cpp to use beside its CPU device.
+// A ggml device that multiplies matrices with many rows, for llama.cpp to use beside its CPU device.
 //
 // llama.cpp asks every device of the kind "accelerator" which operations it takes; this one takes products of float32
-// rows with a quantised matrix in the CPU's memory, as it lies in the file. The structs below are those of ggml's
-// interface for loadable devices, version 2; ggml refuses a library that names another version.
+// rows with what lies in the CPU's memory: a quantised matrix as it stands in the file, or floats, weights and attention
+// alike. The structs below are those of ggml's interface for loadable devices, version 2; ggml refuses a library that
+// names another version.
 
 #include <cstddef>
 #include <cstdint>
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__) && defined(__F16C__)
 
+#include "float_product.h"
 #include "product.h"
 
 namespace {
@@ -114,28 +116,53 @@ bool flat(const Tensor* tensor) { return tensor->ne[2] == 1 && tensor->ne[3] == 
 
 // Rows of float32, one behind the other.
 bool plain(const Tensor* tensor) {
-  return flat(tensor) && tensor->type == F32 && tensor->nb[0] == sizeof(float) &&
-         tensor->nb[1] == sizeof(float) * tensor->ne[0];
+  return flat(tensor) && tensor->nb[0] == sizeof(float) && tensor->nb[1] == sizeof(float) * tensor->ne[0];
+}
+
+bool takes_quantised(const Tensor* w, const Tensor* x, const Tensor* y) {
+  const product::Kernel kernel = product::kernel_of(w->type);
+  return kernel.multiply && w->ne[0] % kernel.block == 0 && w->nb[1] == w->ne[0] / kernel.block * kernel.bytes && flat(w) &&
+         plain(x) && plain(y);
+}
+
+bool takes_floats(const Tensor* w, const Tensor* x, const Tensor* y) {
+  return product::float_kernel_of(w->type) && w->nb[0] == (w->type == F32 ? 4 : 2) && x->nb[0] == sizeof(float) &&
+         y->nb[0] == sizeof(float) && w->ne[3] == 1 && x->ne[3] == 1 && x->ne[2] % w->ne[2] == 0;
 }
 
 bool takes(Device*, const Tensor* op) {
   if (op->op != ggml.multiplication) return false;
   const Tensor *w = op->src[0], *x = op->src[1];
-  const product::Kernel kernel = product::kernel_of(w->type);
-  if (!kernel.multiply || w->ne[0] % kernel.block || w->nb[1] != w->ne[0] / kernel.block * kernel.bytes) return false;
   // The second parameter says that a matrix is of Hadamard's, for which ggml has a way of its own.
-  return flat(w) && plain(x) && plain(op) && op->op_params[1] == 0;
+  if (x->type != F32 || op->type != F32 || op->op_params[1]) return false;
+  return takes_quantised(w, x, op) || takes_floats(w, x, op);
+}
+
+void multiply_floats(const Tensor* w, const Tensor* x, const Tensor* y, int threads) {
+  const product::FloatProduct whole{
+      {static_cast<const char*>(w->data), w->nb[1], w->nb[2]},
+      {static_cast<const char*>(x->data), x->nb[1], x->nb[2]},
+      {static_cast<char*>(y->data), y->nb[1], y->nb[2]},
+      w->ne[1],
+      w->ne[0],
+      x->ne[1],
+      x->ne[2],
+      x->ne[2] / w->ne[2],
+  };
+  product::float_kernel_of(w->type)(whole, threads);
 }
 
 int compute(Backend* backend, Graph* graph) {
   Work& work = *static_cast<Work*>(backend->context);
   for (int i = 0; i < graph->n_nodes; i++) {
-    const Tensor* node = graph->nodes[i];
-    if (node->op != ggml.multiplication || !(node->flags & COMPUTED) || node->ne[1] == 0) continue;
-    const Tensor *w = node->src[0], *x = node->src[1];
-    product::kernel_of(w->type).multiply(static_cast<const uint8_t*>(w->data), static_cast<const float*>(x->data),
-                                         static_cast<float*>(node->data), w->ne[1], w->ne[0], x->ne[1], work.threads,
-                                         work.scratch);
+    const Tensor* y = graph->nodes[i];
+    if (y->op != ggml.multiplication || !(y->flags & COMPUTED) || y->ne[1] == 0) continue;
+    const Tensor *w = y->src[0], *x = y->src[1];
+    if (const product::Kernel kernel = product::kernel_of(w->type); kernel.multiply)
+      kernel.multiply(static_cast<const uint8_t*>(w->data), static_cast<const float*>(x->data),
+                      static_cast<float*>(y->data), w->ne[1], w->ne[0], x->ne[1], work.threads, work.scratch);
+    else
+      multiply_floats(w, x, y, work.threads);
   }
   return SUCCESS;
 }
@@ -155,7 +182,7 @@ Backend* init_backend(Device* device, const char*) {
 }
 
 void properties(Device*, Properties* found) {
-  *found = {name(), "quantised products of many rows", 0, 0, ACCELERATOR, nullptr, {false, false, false, false, true}};
+  *found = {name(), "products of many rows", 0, 0, ACCELERATOR, nullptr, {false, false, false, false, true}};
 }
 
 Registry* registry();
@@ -164,7 +191,7 @@ Device* device() {
   static Device only = [] {
     DeviceInterface interface{};
     interface.get_name = [](Device*) { return name(); };
-    interface.get_description = [](Device*) { return "quantised products of many rows"; };
+    interface.get_description = [](Device*) { return "products of many rows"; };
     interface.get_memory = [](Device*, size_t* free, size_t* total) { *free = *total = 0; };
     interface.get_type = [](Device*) { return ACCELERATOR; };
     interface.get_props = properties;
@@ -206,10 +233,19 @@ void llamalab_configure(void* cpu_memory, bool (*is_host)(void*), int multiplica
 size_t llamalab_tensor_bytes() { return sizeof(Tensor); }
 
 // Whether weights of this type are multiplied here.
-bool llamalab_takes(int type) { return product::kernel_of(type).multiply != nullptr; }
+bool llamalab_takes(int type) { return product::kernel_of(type).multiply || product::float_kernel_of(type); }
 
 // y (M, N) = x (M, K) times the transpose of w (N, K), which is of ggml's `type`; whether that can be done.
 bool llamalab_matmul(int type, const uint8_t* w, const float* x, float* y, int64_t N, int64_t K, int64_t M, int threads) {
+  const size_t bytes = type == F32 ? 4 : 2, row = K * sizeof(float);
+  if (const product::MultiplyFloats multiply = product::float_kernel_of(type)) {
+    multiply({{reinterpret_cast<const char*>(w), K * bytes, 0},
+              {reinterpret_cast<const char*>(x), row, 0},
+              {reinterpret_cast<char*>(y), N * sizeof(float), 0},
+              N, K, M, 1, 1},
+             threads);
+    return true;
+  }
   const product::Kernel kernel = product::kernel_of(type);
   if (!kernel.multiply || K % kernel.block) return false;
   product::Scratch scratch;

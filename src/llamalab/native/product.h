@@ -22,7 +22,7 @@ namespace product {
 constexpr int LANES = 16;               // outputs in a register
 constexpr int STRIPS = 2;               // registers of outputs in a panel
 constexpr int WIDE = LANES * STRIPS;    // outputs of a panel
-constexpr int HIGH = 8;                 // rows of x in a tile
+constexpr int HIGH = 6;                 // rows of x in a tile
 constexpr int STEP = 32;                // values of x that share a scale
 
 // Memory that grows as needed, at the start of a cache line.
@@ -133,23 +133,28 @@ void unpack(const uint8_t* w, int64_t first, int64_t N, int64_t K, const Panel& 
   for (int strip = 0; strip < STRIPS; strip++) {
     for (int64_t b = 0; b < K / Format::BLOCK; b++) {
       const uint8_t* blocks[LANES];
+      __m512i rows[LANES];
       for (int i = 0; i < LANES; i++) {
         const int64_t row = first + strip * LANES + i;
         blocks[i] = w + (row < N ? row : N - 1) * row_bytes + b * Format::BYTES;
-        float scales[SCALES], minima[SCALES];
-        Format::scales(blocks[i], scales, minima);
-        for (int j = 0; j < SCALES; j++) {
-          const int64_t at = (b * SCALES + j) * WIDE + strip * LANES + i;
-          to.scales[at] = scales[j];
-          if (Format::MINIMUM) to.minima[at] = minima[j];
+        rows[i] = _mm512_castps_si512(Format::scales(blocks[i]));
+      }
+      const int64_t at = b * SCALES * WIDE + strip * LANES;
+      transpose(rows);
+      for (int j = 0; j < SCALES; j++) _mm512_store_si512(to.scales + at + j * WIDE, rows[j]);
+      if constexpr (Format::MINIMUM) {
+        if constexpr (Format::SUB == 16) {
+          for (int i = 0; i < LANES; i++) rows[i] = _mm512_castps_si512(Format::minima(blocks[i]));
+          transpose(rows);
         }
+        constexpr int from = Format::SUB == 16 ? 0 : SCALES;
+        for (int j = 0; j < SCALES; j++) _mm512_store_si512(to.minima + at + j * WIDE, rows[from + j]);
       }
       for (int c = 0; c < CHUNKS; c++) {
-        __m512i rows[LANES];
         for (int i = 0; i < LANES; i++) rows[i] = Format::bytes(blocks[i], c);
         transpose(rows);
-        uint8_t* at = to.bytes + (b * CHUNKS + c) * 16 * (4 * WIDE) + strip * 64;
-        for (int g = 0; g < 16; g++) _mm512_store_si512(at + g * (4 * WIDE), rows[g]);
+        uint8_t* bytes = to.bytes + (b * CHUNKS + c) * 16 * (4 * WIDE) + strip * 64;
+        for (int g = 0; g < 16; g++) _mm512_store_si512(bytes + g * (4 * WIDE), rows[g]);
       }
     }
   }
@@ -170,14 +175,14 @@ void tile(const Rows& x, const Panel& w, int64_t row, int64_t first, int64_t M, 
     for (int h = 0; h < PER; h++) {
       const int64_t sub = b * PER + h;
       __m512i dots[HIGH][STRIPS];
-#pragma GCC unroll 8
+#pragma GCC unroll 6
       for (int r = 0; r < HIGH; r++)
         for (auto& dot : dots[r])
           dot = Format::OFFSET ? _mm512_set1_epi32(x.offsets[(row + r) * (K / SUB) + sub]) : _mm512_setzero_si512();
 #pragma GCC unroll 8
       for (int g = 0; g < SUB / 4; g++, bytes += 4 * WIDE) {
         const __m512i left = _mm512_load_si512(bytes), right = _mm512_load_si512(bytes + 64);
-#pragma GCC unroll 8
+#pragma GCC unroll 6
         for (int r = 0; r < HIGH; r++) {
           int32_t four;
           std::memcpy(&four, numbers + r * K + sub * SUB + 4 * g, 4);
@@ -186,7 +191,7 @@ void tile(const Rows& x, const Panel& w, int64_t row, int64_t first, int64_t M, 
           dots[r][1] = _mm512_dpbusd_epi32(dots[r][1], right, value);
         }
       }
-#pragma GCC unroll 8
+#pragma GCC unroll 6
       for (int r = 0; r < HIGH; r++)
         for (int s = 0; s < STRIPS; s++) {
           const __m512 scale = _mm512_load_ps(w.scales + sub * WIDE + s * LANES), dot = _mm512_cvtepi32_ps(dots[r][s]);
@@ -197,7 +202,7 @@ void tile(const Rows& x, const Panel& w, int64_t row, int64_t first, int64_t M, 
           }
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 6
     for (int r = 0; r < HIGH; r++)
       for (int s = 0; s < STRIPS; s++)
         sums[r][s] = _mm512_fmadd_ps(parts[r][s], _mm512_set1_ps(x.scales[(row + r) * (K / STEP) + b]), sums[r][s]);
