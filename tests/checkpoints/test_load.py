@@ -40,6 +40,19 @@ def test_values_are_rounded_once_to_the_dtype(dtype: str) -> None:
     np.testing.assert_array_equal(loaded.layer_weights[1].wo, jnp.asarray(exact).astype(dtype))
 
 
+def test_matrices_may_stay_in_bfloat16_and_norms_do_not() -> None:
+    made = checkpoint(dtype="BF16")
+    kept, wide = load_weights(made, keep_bfloat16=True), load_weights(made)
+    for leaf in jax.tree.leaves(kept):
+        assert leaf.dtype == (jnp.bfloat16 if leaf.ndim > 1 else jnp.float32)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), kept), wide)
+
+
+def test_only_what_is_stored_in_bfloat16_stays_so() -> None:
+    loaded = load_weights(checkpoint(dtype="F16"), keep_bfloat16=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+
+
 def test_each_tensor_is_placed_by_its_name() -> None:
     seen = {}
 

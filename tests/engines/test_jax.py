@@ -299,6 +299,7 @@ def test_entropix_says_what_decided_each_token(tiny_gguf: Path) -> None:
         ({"thresholds": "fractional"}, "say sampler='entropix' as well"),
         ({"rope_factor": 0.5}, "rope_factor must be a number of at least 1"),
         ({"int8": 1}, "int8 must be True or False"),
+        ({"widen": "no"}, "widen must be True or False"),
         ({"sampler": "entropix", "clarify": "..."}, "clarify must be a token id"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 import numpy as np
 
-from llamalab.checkpoints.checkpoint import EMBEDDING, LAYER_NAMES, NORM, OUTPUT, Checkpoint
+from llamalab.checkpoints.checkpoint import EMBEDDING, LAYER_NAMES, NORM, OUTPUT, Checkpoint, Tensor
 from llamalab.checkpoints.dtypes import FloatType, values_in
 from llamalab.checkpoints.stored import aligned
 from llamalab.errors import ConfigError
@@ -24,6 +24,7 @@ def load_weights(
     checkpoint: Checkpoint,
     *,
     dtype: Literal["float32", "float16", "bfloat16"] | str = "float32",
+    keep_bfloat16: bool = False,
     place: Place | None = None,
 ) -> XfmrWeights:
     """Read all tensors.
@@ -34,6 +35,7 @@ def load_weights(
     Args:
         checkpoint: of any format.
         dtype: of the weights.
+        keep_bfloat16: matrices that are stored in bfloat16 stay so whatever `dtype` is; norms do not.
         place: gets a tensor's name (Meta's) and values and gives its array on a device; by default the first device.
 
     Raises:
@@ -45,7 +47,8 @@ def load_weights(
     place = place or _on_first_device
     arrays: dict[str, jax.Array] = {}
     for tensor in sorted(checkpoint.tensors.values(), key=lambda tensor: -math.prod(tensor.shape)):
-        values = _owned(values_in(tensor, _TYPES[dtype], checkpoint.path))
+        kept = keep_bfloat16 and stays_bfloat16(tensor)
+        values = _owned(values_in(tensor, "BF16" if kept else _TYPES[dtype], checkpoint.path))
         # Waited for: the next tensor is read only when nothing of this one is left on the way.
         arrays[tensor.name] = place(tensor.name, values).block_until_ready()
         del values
@@ -54,6 +57,11 @@ def load_weights(
         for i in range(checkpoint.config.n_layers)
     )
     return XfmrWeights(arrays[EMBEDDING], arrays[NORM], arrays.get(OUTPUT), layers)
+
+
+def stays_bfloat16(tensor: Tensor) -> bool:
+    """Whether `keep_bfloat16` is about this tensor."""
+    return tensor.dtype == "BF16" and len(tensor.shape) > 1
 
 
 def _owned(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -35,6 +35,9 @@ class JaxOptions:
     ] = None
     dtype: DtypeOption = None
     int8: Int8Option = False
+    widen: Annotated[
+        bool, typer.Option("--widen", help="JAX: make float32 of bfloat16 weights when they are loaded.")
+    ] = False
     mesh: MeshOption = None
     rope_factor: Annotated[
         float | None, typer.Option(metavar="X", min=1, help="JAX: RoPE scaling other than the files say; 1: none.")

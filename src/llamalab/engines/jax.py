@@ -32,7 +32,13 @@ try:
     import jax
 
     from llamalab.checkpoints.load import load_weights
-    from llamalab.engines.jax_device import WIDTHS, check_memory, default_sequences, keep_compilations
+    from llamalab.engines.jax_device import (
+        WIDTHS,
+        check_memory,
+        default_sequences,
+        keep_compilations,
+        keeps_bfloat16,
+    )
     from llamalab.engines.jax_logits import LogitsReader
     from llamalab.engines.jax_options import JaxOptions, parse_jax_options
     from llamalab.engines.jax_schedule import Draws, JaxScheduler
@@ -82,9 +88,11 @@ class JaxEngine(CheckpointEngine):
             )
         mesh = None if self.options.mesh is None else parse_mesh(self.options.mesh)
         n_devices = 1 if mesh is None else mesh.size
-        check_memory(checkpoint, WIDTHS[self._dtype], self._n_ctx, n_seq, n_devices)
+        keep = keeps_bfloat16(checkpoint, self.options)
+        check_memory(checkpoint, WIDTHS[self._dtype], self._n_ctx, n_seq, n_devices, keep_bfloat16=keep)
         keep_compilations()
-        weights = load_weights(checkpoint, dtype=self._dtype, place=None if mesh is None else place(mesh, config))
+        where = None if mesh is None else place(mesh, config)
+        weights = load_weights(checkpoint, dtype=self._dtype, keep_bfloat16=keep, place=where)
         if self.options.int8:
             weights = quantize_int8(weights)
         self._checkpoint = checkpoint

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 
-from llamalab.checkpoints.checkpoint import Checkpoint
+from llamalab.checkpoints.checkpoint import Checkpoint, Tensor
 from llamalab.checkpoints.folders import cache_folder
+from llamalab.checkpoints.load import stays_bfloat16
+from llamalab.engines.jax_options import JaxOptions
 from llamalab.engines.machine import available_memory
 from llamalab.errors import OutOfMemory
 from llamalab.llama.config import LlamaConfig
+from llamalab.llama.native_products import available
 from llamalab.llama.products import on_cpu
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -31,7 +35,35 @@ def default_sequences(config: LlamaConfig, n_ctx: int, width: int) -> int:
     return max(1, min(_DEFAULT_SEQUENCES, _DEFAULT_CACHE_BYTES // _cache_bytes(config, n_ctx, width)))
 
 
-def check_memory(checkpoint: Checkpoint, width: int, n_ctx: int, n_seq: int, n_devices: int) -> None:
+def keeps_bfloat16(checkpoint: Checkpoint, options: JaxOptions) -> bool:
+    """Whether matrices stay in bfloat16 while everything is computed in float32, with the numbers of wide ones."""
+    return (
+        not options.widen
+        and options.dtype in (None, "float32")
+        and options.mesh is None
+        and any(stays_bfloat16(tensor) for tensor in checkpoint.tensors.values())
+        and available()  # last: it may have to be compiled
+    )
+
+
+def weight_bytes(checkpoint: Checkpoint, width: int, *, keep_bfloat16: bool) -> int:
+    """Of all tensors once they are loaded.
+
+    Args:
+        checkpoint: to be loaded.
+        width: bytes of one number.
+        keep_bfloat16: as for `load_weights`.
+    """
+
+    def size(tensor: Tensor) -> int:
+        return math.prod(tensor.shape) * (2 if keep_bfloat16 and stays_bfloat16(tensor) else width)
+
+    return sum(size(tensor) for tensor in checkpoint.tensors.values())
+
+
+def check_memory(
+    checkpoint: Checkpoint, width: int, n_ctx: int, n_seq: int, n_devices: int, *, keep_bfloat16: bool = False
+) -> None:
     """Refuse what cannot be allocated, before anything is.
 
     Args:
@@ -40,6 +72,7 @@ def check_memory(checkpoint: Checkpoint, width: int, n_ctx: int, n_seq: int, n_d
         n_ctx: tokens of one sequence.
         n_seq: sequences.
         n_devices: that weights and cache are spread over.
+        keep_bfloat16: as for `load_weights`.
 
     Raises:
         OutOfMemory: with what it needs and what is free, for each device.
@@ -48,7 +81,7 @@ def check_memory(checkpoint: Checkpoint, width: int, n_ctx: int, n_seq: int, n_d
     if free is None:
         return
     sharing = 1 if on_cpu() else n_devices  # simulated devices share one memory
-    weights = checkpoint.n_params * width // sharing
+    weights = weight_bytes(checkpoint, width, keep_bfloat16=keep_bfloat16) // sharing
     cache = _cache_bytes(checkpoint.config, n_ctx, width) * n_seq // sharing
     if weights + cache > free:
         remedy = "a smaller n_ctx or n_seq" + ("" if width == 2 else ", dtype='bfloat16'")

@@ -30,6 +30,8 @@ class JaxOptions:
         n_batch: most tokens of prompts computed at once, a power of two; None: 512 on a CPU, 2048 elsewhere.
         dtype: of weights and cache: float32, bfloat16 or float16; None: float32 on a CPU, bfloat16 elsewhere.
         int8: keep the matrices in eight bits, one scale per output row.
+        widen: make float32 of matrices that the files hold in bfloat16 when they are loaded. Else a CPU with
+            dtype float32 keeps them as they are, where it has a product for that, and computes with the same numbers.
         mesh: devices to spread over, by named axes, e.g. "tensor=4"; None: the first device.
         rope_factor: takes the place of the RoPE scaling factor that the files say or imply; 1 means no scaling.
         sampler: "plain" draws as the request says; "entropix" by entropy and attention (`llamalab.llama.entropix`).
@@ -44,6 +46,7 @@ class JaxOptions:
     n_batch: int | None = None
     dtype: str | None = None
     int8: bool = False
+    widen: bool = False
     mesh: str | None = None
     rope_factor: float | None = None
     sampler: str = "plain"
@@ -69,8 +72,9 @@ def parse_jax_options(given: Mapping[str, Any]) -> JaxOptions:
             raise ConfigError(f"{name} must be a whole number from 1 to {_LARGEST}, not {value!r}.")
     if options.n_batch is not None and (options.n_batch < 16 or options.n_batch & (options.n_batch - 1)):
         raise ConfigError(f"n_batch must be a power of two, at least 16, not {options.n_batch}.")
-    if not isinstance(options.int8, bool):
-        raise ConfigError(f"int8 must be True or False, not {options.int8!r}.")
+    for name in ("int8", "widen"):
+        if not isinstance(getattr(options, name), bool):
+            raise ConfigError(f"{name} must be True or False, not {getattr(options, name)!r}.")
     if options.mesh is not None and not isinstance(options.mesh, str):
         raise ConfigError(f"mesh must be text such as 'tensor=4', not {options.mesh!r}.")
     factor = options.rope_factor

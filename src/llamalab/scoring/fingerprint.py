@@ -211,6 +211,9 @@ def _other(provider: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     if provider == "jax":
         import jax
 
+        from llamalab.llama.native_products import available
+
+        decides["native_products"] = available()  # where it is, matrices may be widened in pieces
         device = jax.devices()[0]
         decides["device"] = [device.platform, device.device_kind, str(device.client.platform_version)]
         decides["xla_flags"] = os.environ.get("XLA_FLAGS", "")
