@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def test_json_holds_the_facts(cli: Cli, model: str) -> None:
     assert facts["pico"]["sha256"] == hashlib.sha256(Path(model).read_bytes()).hexdigest()
     assert 1 <= facts["machine"]["physical_cores"] <= facts["machine"]["logical_cores"]
     assert facts["llama.cpp"]["gpu_offload"] is bool(llama_cpp.llama_supports_gpu_offload())
+
+
+@pytest.mark.usefixtures("healthy")
+def test_it_says_whose_kernels_score(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr("llamalab.engines.kernels.available", lambda: True)
+    assert json.loads(cli("doctor", "--json").out)["kernels"] == {"compiler": sys.executable, "scoring_by": "llamalab"}
+    monkeypatch.setenv("LLAMALAB_NATIVE", "0")
+    monkeypatch.setattr("llamalab.engines.kernels.available", lambda: False)
+    assert json.loads(cli("doctor", "--json").out)["kernels"] == {"compiler": None, "scoring_by": "llama.cpp"}
 
 
 @pytest.mark.usefixtures("healthy")

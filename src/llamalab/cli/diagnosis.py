@@ -81,6 +81,13 @@ def _llama_cpp() -> Findings:
     }, []
 
 
+def _native() -> Findings:
+    from llamalab.engines.kernels import available
+    from llamalab.native.build import compiler
+
+    return {"compiler": compiler(), "scoring_by": "llamalab" if available() else "llama.cpp"}, []
+
+
 def _machine() -> Findings:
     from llamalab.checkpoints.names import human_size
     from llamalab.engines.machine import available_memory, physical_cores
@@ -129,6 +136,7 @@ def _pico() -> Findings:
 _SECTIONS: Mapping[str, Callable[[], Findings]] = {
     "versions": _versions,
     "llama.cpp": _llama_cpp,
+    "kernels": _native,
     "machine": _machine,
     "folders": _folders,
     "pico": _pico,

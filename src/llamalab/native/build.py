@@ -69,6 +69,14 @@ def library(source: str, *, flags: Sequence[str] = (), version: str = "") -> Pat
     return made
 
 
+def compiler() -> str | None:
+    """The C++ compiler that `library` takes; None where it would compile nothing."""
+    if os.environ.get("LLAMALAB_NATIVE") == "0" or sys.platform == "win32":
+        return None
+    command = _compiler()
+    return None if command is None else shlex.join(command)
+
+
 def load_library(source: str, *, flags: Sequence[str] = (), version: str = "") -> ctypes.CDLL | None:
     """`library`, loaded; None also where the system does not let it be loaded."""
     path = library(source, flags=flags, version=version)
