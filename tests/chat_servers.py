@@ -67,6 +67,7 @@ class ChatServer:
         self._held.bind(("127.0.0.1", 0))
         self._port = self._held.getsockname()[1]
         self._server: _Server | None = None
+        self._stopping = threading.Lock()  # a test and the answer it gave may both stop the server
         self.start()
 
     @property
@@ -79,11 +80,12 @@ class ChatServer:
 
     def stop(self) -> None:
         """Close the port and every connection, as a killed process does."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.hang_up()
-            self._server.server_close()
-            self._server = None
+        with self._stopping:
+            if self._server is not None:
+                self._server.shutdown()
+                self._server.hang_up()
+                self._server.server_close()
+                self._server = None
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self
