@@ -196,9 +196,7 @@ def test_a_full_disk_leaves_nothing_behind(source: Path, tmp_path: Path, to: str
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_too_little_room_is_said_before_the_work(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_room_is_said_before_the_work(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("llamalab.checkpoints.convert.shutil.disk_usage", lambda _: usage)
     with pytest.raises(ModelFileError, match=r"needs [\d,]+ bytes; .* has 1,000 free"):

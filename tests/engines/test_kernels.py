@@ -21,7 +21,7 @@ from llamalab.engines.kernels import available, identity, kernels_for
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.engines.options import Options, parse_options
 from llamalab.engines.weights import checked_header
-from llamalab.errors import ConfigError
+from llamalab.errors import ConfigError, EngineError
 from llamalab.scored import ScoreRequest
 from llamalab.scoring.fingerprint import _ggml_devices, fingerprint
 from tests.scoring.test_fingerprint import Setup
@@ -106,6 +106,31 @@ def test_only_contexts_that_score_multiply_by_ours(tiny_q8_gguf: Path) -> None:
     before = _ggml_devices()
     assert written(after_scores=True).logprobs == written(after_scores=False).logprobs
     assert _ggml_devices() == before
+
+
+@needs_ours
+def test_a_device_that_llama_cpp_refuses_is_not_done_without_in_silence(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module._device(), "file", bytes(tmp_path / "gone.so"))
+    with (
+        LlamaCppEngine(tiny_gguf, n_ctx=128, n_seq=0, n_threads=1) as engine,
+        pytest.raises(EngineError, match=r"llama.cpp refused .*gone.so"),
+    ):
+        engine.score([REQUEST])
+
+
+@needs_ours
+@pytest.mark.parametrize(("prompt", "same"), [(3, True), (40, False)])
+def test_texts_take_ours_for_many_rows_alone(tiny_q8_gguf: Path, prompt: int, same: bool) -> None:
+    """A short prompt and every token after it are llama.cpp's; a long prompt is not."""
+
+    def written(kernels: str) -> object:
+        request = GenerateRequest(list(range(5, 5 + prompt)), SamplingParams(max_tokens=6, temperature=0), logprobs=1)
+        with LlamaCppEngine(tiny_q8_gguf, n_ctx=128, n_seq=1, n_threads=1, kernels=kernels) as engine:
+            return next(each for each in engine.generate([request]) if isinstance(each, Generation)).logprobs
+
+    assert (written("llamalab") == written("plain")) is same
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,7 @@ def test_what_does_not_fit_is_refused_with_numbers() -> None:
         fit(TINY, "F32", memory=None, disk=10 * GIB, most=1)
 
 
-@given(
-    outside=st.floats(1e-6, 1), layer=st.floats(1e-6, 1), few=st.integers(1, 40), more=st.integers(1, 40)
-)
+@given(outside=st.floats(1e-6, 1), layer=st.floats(1e-6, 1), few=st.integers(1, 40), more=st.integers(1, 40))
 def test_times_that_lie_on_a_line_are_continued_exactly(outside: float, layer: float, few: int, more: int) -> None:
     shape = dataclasses.replace(TINY, n_layers=80)
 

@@ -239,7 +239,7 @@ class LlamaCppEngine:
         self._movable = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
         if not self._n_seq:
             return
-        context = self._new_context(self._n_seq, options.n_outputs_max or self._n_seq)
+        context = self._new_context(self._n_seq, options.n_outputs_max or self._n_seq, generating=True)
         self._scheduler = Scheduler(
             context,
             self._weights.vocabulary,
@@ -259,6 +259,7 @@ class LlamaCppEngine:
         spare: int = 0,
         cells: int | None = None,
         model: AdaptedModel | None = None,
+        generating: bool = False,
     ) -> int:
         """A context for `n_seq` sequences: each with a cache of its own, or all in one of so many `cells`."""
         options, model = options or self.options, model or self._model
@@ -269,7 +270,7 @@ class LlamaCppEngine:
         if tap is not None:
             params.cb_eval = tap.callback
         forget_errors()
-        with offered(model.kernels):
+        with offered(model.kernels, generating=generating):
             context = api.llama_init_from_model(model.weights.model, params)
         if not context:
             reason = native_reason()

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__) && defined(__F16C__)
 
@@ -84,7 +85,7 @@ struct DeviceInterface {
 struct Device {
   DeviceInterface interface;
   Registry* registry;
-  void* context;
+  int64_t least_rows;  // ggml's struct has a pointer of our own here
 };
 
 struct Registry {
@@ -104,6 +105,9 @@ struct {
   bool (*is_host)(BufferType);
   int multiplication;
 } ggml;
+
+// Products of fewer rows are left to others, by a device that is handed out after it was said.
+int64_t least_rows = 1;
 
 struct Work {
   int threads = 1;
@@ -130,8 +134,8 @@ bool takes_floats(const Tensor* w, const Tensor* x, const Tensor* y) {
          y->nb[0] == sizeof(float) && w->ne[3] == 1 && x->ne[3] == 1 && x->ne[2] % w->ne[2] == 0;
 }
 
-bool takes(Device*, const Tensor* op) {
-  if (op->op != ggml.multiplication) return false;
+bool takes(Device* device, const Tensor* op) {
+  if (op->op != ggml.multiplication || op->ne[1] < device->least_rows) return false;
   const Tensor *w = op->src[0], *x = op->src[1];
   // The second parameter says that a matrix is of Hadamard's, for which ggml has a way of its own.
   if (x->type != F32 || op->type != F32 || op->op_params[1]) return false;
@@ -187,21 +191,22 @@ void properties(Device*, Properties* found) {
 
 Registry* registry();
 
+// One for each number of rows that was ever asked for: contexts keep theirs.
 Device* device() {
-  static Device only = [] {
-    DeviceInterface interface{};
-    interface.get_name = [](Device*) { return name(); };
-    interface.get_description = [](Device*) { return "products of many rows"; };
-    interface.get_memory = [](Device*, size_t* free, size_t* total) { *free = *total = 0; };
-    interface.get_type = [](Device*) { return ACCELERATOR; };
-    interface.get_props = properties;
-    interface.init_backend = init_backend;
-    interface.get_buffer_type = [](Device*) { return ggml.cpu_memory; };
-    interface.supports_op = takes;
-    interface.supports_buft = [](Device*, BufferType type) { return ggml.is_host(type); };
-    return Device{interface, registry(), nullptr};
-  }();
-  return &only;
+  static std::deque<Device> devices;
+  for (Device& each : devices)
+    if (each.least_rows == least_rows) return &each;
+  DeviceInterface interface{};
+  interface.get_name = [](Device*) { return name(); };
+  interface.get_description = [](Device*) { return "products of many rows"; };
+  interface.get_memory = [](Device*, size_t* free, size_t* total) { *free = *total = 0; };
+  interface.get_type = [](Device*) { return ACCELERATOR; };
+  interface.get_props = properties;
+  interface.init_backend = init_backend;
+  interface.get_buffer_type = [](Device*) { return ggml.cpu_memory; };
+  interface.supports_op = takes;
+  interface.supports_buft = [](Device*, BufferType type) { return ggml.is_host(type); };
+  return &devices.emplace_back(Device{interface, registry(), least_rows});
 }
 
 void set_threads(Backend* backend, int threads) { static_cast<Work*>(backend->context)->threads = threads; }
@@ -228,6 +233,9 @@ extern "C" {
 void llamalab_configure(void* cpu_memory, bool (*is_host)(void*), int multiplication) {
   ggml = {cpu_memory, is_host, multiplication};
 }
+
+// The device that is loaded next takes products of so many rows and more.
+void llamalab_take_from(int64_t rows) { least_rows = rows; }
 
 // Bytes of a tensor, as this file has the struct.
 size_t llamalab_tensor_bytes() { return sizeof(Tensor); }
