@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +20,11 @@ from llamalab.checkpoints.locate import locate
 from llamalab.engine import GenerateRequest, Generation, SamplingParams
 from llamalab.engines import kernels as module
 from llamalab.engines.gguf_header import Header, read_header
-from llamalab.engines.kernels import available, identity, kernels_for
+from llamalab.engines.kernels import available, identity, kernels_for, offered
 from llamalab.engines.llama_cpp import LlamaCppEngine
 from llamalab.engines.options import Options, parse_options
 from llamalab.engines.weights import checked_header
-from llamalab.errors import ConfigError, EngineError
+from llamalab.errors import ConfigError, ModelFileError, OutOfMemory
 from llamalab.scored import ScoreRequest
 from llamalab.scoring.fingerprint import _ggml_devices, fingerprint
 from tests.scoring.test_fingerprint import Setup
@@ -109,15 +112,62 @@ def test_only_contexts_that_score_multiply_by_ours(tiny_q8_gguf: Path) -> None:
 
 
 @needs_ours
-def test_a_device_that_llama_cpp_refuses_is_not_done_without_in_silence(
-    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_device_that_llama_cpp_refuses_is_not_to_be_had(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it refuses one that is made for another version of its interface."""
+    monkeypatch.setattr(module._Device, "enter", _refused)
+    fresh = module._device.__wrapped__
+    monkeypatch.setattr(module, "_device", fresh)
+    assert not available()
+    assert kernels_for(_holding(tiny_gguf, {Q8_0: 1}), Options(), scoring=True) != "llamalab"
+
+
+@needs_ours
+def test_a_second_copy_that_does_not_fit_is_refused(tiny_q8_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LlamaCppEngine(tiny_q8_gguf, n_ctx=128, n_seq=1, n_threads=1, load_mode="read") as engine:
+        monkeypatch.setattr("llamalab.engines.machine.available_memory", lambda: 1000)
+        with pytest.raises(OutOfMemory, match=r"beside those that texts are written with, .*n_seq=0"):
+            engine.score([REQUEST])
+
+
+@needs_ours
+def test_an_adapter_that_was_replaced_is_not_scored_in_its_place(
+    tiny_gguf: Path, tiny_lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module._device(), "file", bytes(tmp_path / "gone.so"))
-    with (
-        LlamaCppEngine(tiny_gguf, n_ctx=128, n_seq=0, n_threads=1) as engine,
-        pytest.raises(EngineError, match=r"llama.cpp refused .*gone.so"),
-    ):
-        engine.score([REQUEST])
+    shutil.copy(tiny_lora, tmp_path / "lora.gguf")
+    monkeypatch.chdir(tmp_path)
+    options = {"n_ctx": 128, "n_seq": 1, "n_threads": 1, "adapters": ["lora.gguf"]}
+    with LlamaCppEngine(tiny_gguf, **options) as first, LlamaCppEngine(tiny_gguf, **options) as second:
+        monkeypatch.chdir("/")
+        assert first.score([REQUEST])
+        shutil.copy(tiny_lora, tmp_path / "newer.gguf")
+        os.utime(tmp_path / "newer.gguf", (1, 1))
+        (tmp_path / "newer.gguf").replace(tmp_path / "lora.gguf")
+        with pytest.raises(ModelFileError, match="An adapter was replaced"):
+            second.score([REQUEST])
+
+
+@needs_ours
+def test_models_load_while_contexts_are_offered_ours(tiny_gguf: Path, tmp_path: Path) -> None:
+    """ggml's list of devices is no place for two threads."""
+    other = tmp_path / "other.gguf"
+    shutil.copy(tiny_gguf, other)
+    done = threading.Event()
+
+    def offer() -> None:
+        while not done.is_set():
+            with offered("llamalab"):
+                pass
+
+    threads = [threading.Thread(target=offer) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(30):
+            LlamaCppEngine(other, n_ctx=64, n_seq=0, n_threads=1).close()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
 
 
 @needs_ours
@@ -192,6 +242,10 @@ def test_another_build_of_ours_is_another_fingerprint(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "_device", lambda: SimpleNamespace(name="matmul-other"))
     assert first.startswith("matmul-")
     assert identity("llamalab") == "matmul-other"
+
+
+def _refused(_: object) -> int:
+    raise OSError("llama.cpp refused it")
 
 
 def _holding(path: Path, held: Mapping[int, int]) -> Header:

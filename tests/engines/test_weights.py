@@ -64,7 +64,7 @@ def own_gguf(tiny_gguf: Path, tmp_path: Path) -> Path:
 
 
 def loaded(path: Path) -> bool:
-    return any(key[0] == path for key in weights._loaded)
+    return any(weights.file_states([path]) == key[0] for key in weights._loaded)
 
 
 def test_engines_on_one_file_share_its_weights(own_gguf: Path, tmp_path: Path):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from llamalab.llama import native_products as native
+from llamalab.llama.products import _quantized as quantize
 from llamalab.llama.products import looked_up, project, project_each
 from llamalab.llama.weights import Int8Matrix
 from tests.llama.compilations import compilations
@@ -165,3 +166,33 @@ def test_a_model_in_bfloat16_gives_the_logits_of_the_same_values_in_float32() ->
     wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), narrow)
     np.testing.assert_array_equal(logits(narrow, 20), logits(wide, 20))
     np.testing.assert_allclose(logits(narrow, 1), logits(wide, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("B", [4, 16])
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_gradients_are_those_of_the_matrix_in_float32(kind: str, B: int) -> None:
+    keys = jax.random.split(jax.random.key(0), 3)
+    x_BK, w_NK = jax.random.normal(keys[0], (B, 48)), jax.random.normal(keys[1], (40, 48)).astype(jnp.bfloat16)
+    aim_BN = jax.random.normal(keys[2], (B, 40))
+    held = quantize(w_NK) if kind == "int8" else w_NK
+    wide_NK = held.scale[:, None] * held.parts[0].astype(jnp.float32) if kind == "int8" else w_NK.astype(jnp.float32)
+    found = jax.grad(lambda x: jnp.sum((project(x, held) - aim_BN) ** 2))(x_BK)
+    expected = jax.grad(lambda x: jnp.sum((x @ wide_NK.T - aim_BN) ** 2))(x_BK)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+    if kind == "bfloat16":
+        of_w_NK = jax.grad(lambda w: jnp.sum((project(x_BK, w) - aim_BN) ** 2))(w_NK)
+        wide = jax.grad(lambda w: jnp.sum((x_BK @ w.T - aim_BN) ** 2))(wide_NK)
+        assert of_w_NK.dtype == jnp.bfloat16
+        np.testing.assert_allclose(of_w_NK.astype(jnp.float32), wide, rtol=1e-2, atol=0.5)
+
+
+def test_rows_that_were_looked_up_have_gradients_and_can_be_batched() -> None:
+    matrix_ND = jax.random.normal(jax.random.key(0), (30, 8)).astype(jnp.bfloat16)
+    rows = jnp.array([[3, 7, 3], [1, 29, 0]])
+    found = jax.grad(lambda m: jnp.sum(looked_up(m, rows, jnp.float32) ** 2))(matrix_ND)
+    expected = jax.grad(lambda m: jnp.sum(m[rows] ** 2))(matrix_ND.astype(jnp.float32))
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=1e-2)
+    batched = jax.vmap(lambda r: looked_up(matrix_ND, r, jnp.float32))(rows)
+    np.testing.assert_array_equal(batched, matrix_ND[rows].astype(jnp.float32))
+    products = jax.vmap(lambda x: project(x, matrix_ND))(jnp.ones((3, 2, 8)))
+    assert products.shape == (3, 2, 30)

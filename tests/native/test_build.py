@@ -7,8 +7,10 @@ import logging
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llamalab.native import build
@@ -148,3 +150,35 @@ def test_the_environment_may_name_the_folder(tmp_path: Path, monkeypatch: pytest
     made = build.library("answer", flags=FLAGS)
     assert made is not None
     assert made.parent == tmp_path / "a" / "b"
+
+
+@needs_compiler
+@pytest.mark.parametrize("named", ["g++ '", "false"])
+def test_a_compiler_that_fails_is_said_once_and_done_without(
+    named: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", named)
+    assert build.library("answer", flags=FLAGS) is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    build.compiler()
+
+
+def test_a_folder_that_nobody_has_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMALAB_NATIVE", "~nobody-of-that-name/native")
+    assert build.library("answer", flags=FLAGS) is None
+
+
+def test_a_compiler_that_hangs_is_ended_with_all_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = tmp_path / "child"
+    slow = tmp_path / "slow"
+    slow.write_text(f"#!/bin/sh\nsleep 600 & echo $! > {child}; wait\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("CXX", str(slow))
+    monkeypatch.setattr(build, "_SECONDS", 1)
+    assert build.library("answer", flags=FLAGS) is None
+    pid = int(child.read_text())
+    for _ in range(500):  # a signal takes a moment
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.01)
+    pytest.fail("the compiler's child runs on")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from llamalab.engines.gguf_header import Header, read_header
 from llamalab.engines.kernels import Kernels
-from llamalab.engines.native import adapter_free, adapter_init, forget_errors, native_reason, set_adapters
+from llamalab.engines.native import adapter_free, adapter_init, forget_errors, native_reason, registry, set_adapters
 from llamalab.engines.options import Options
-from llamalab.engines.weights import open_weights
+from llamalab.engines.weights import file_states, open_weights
 from llamalab.errors import EngineError, ModelFileError
 
 
@@ -31,14 +31,27 @@ class AdaptedModel:
         self.kernels: Kernels = kernels
         self.weights = open_weights(path, header, options, repack=kernels == "repacked")
         self._adapters: list[int] = []
+        self._files: tuple[tuple[Path, int, int], ...] = ()
         self._scales = [scale for _, scale in options.adapters]
+        files = [file for file, _ in options.adapters]
         try:
             if not options.vocab_only:
-                for file, _ in options.adapters:
+                self._files = file_states(files)
+                for file in files:
                     self._adapters.append(_load_adapter(self.weights.model, file))
         except BaseException:
             self.free()
             raise
+
+    def check_unchanged(self) -> None:
+        """Before the same files are loaded once more, for other kernels.
+
+        Raises:
+            ModelFileError: another file lies there now.
+        """
+        self.weights.check_unchanged()
+        if file_states([file for file, _, _ in self._files]) != self._files:
+            raise ModelFileError("An adapter was replaced after this engine had loaded it. Open the engine again.")
 
     def adapt(self, context: int) -> None:
         """Apply the adapters in `context`, which is one of this model.
@@ -66,7 +79,8 @@ def _load_adapter(model: int, path: Path) -> int:
     if header.kind != "adapter":
         raise ModelFileError(f"{path} is not an adapter (its type is {header.kind!r}).")
     forget_errors()
-    adapter = adapter_init(model, os.fsencode(path))
+    with registry:
+        adapter = adapter_init(model, os.fsencode(path))
     if not adapter:
         raise ModelFileError(f"The adapter {path} does not fit this model: {native_reason()}.")
     return int(adapter)

@@ -9,7 +9,7 @@ from typing import Any
 
 from llamalab.engines import machine
 from llamalab.engines.gguf_header import CACHE_TYPES, Header
-from llamalab.engines.native import api
+from llamalab.engines.native import api, registry
 from llamalab.engines.options import Options
 
 _DEFAULT_CONTEXT = 4096
@@ -67,7 +67,8 @@ def uses_flash_attention(header: Header, options: Options, n_ctx: int) -> bool:
 
 def on_gpu(options: Options) -> bool:
     """Whether layers go to a GPU, as far as this llama.cpp can use one."""
-    return options.n_gpu_layers != 0 and bool(api.llama_supports_gpu_offload())
+    with registry:
+        return options.n_gpu_layers != 0 and bool(api.llama_supports_gpu_offload())
 
 
 def _flash_attention(header: Header, options: Options, n_ctx: int) -> int:

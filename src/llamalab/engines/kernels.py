@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -30,9 +29,9 @@ from typing import Any, Literal, TypeAlias
 from llamalab.engines.context import on_gpu
 from llamalab.engines.gguf_header import Header
 from llamalab.engines.machine import instruction_sets, vendor
-from llamalab.engines.native import api, log
+from llamalab.engines.native import api, log, registry
 from llamalab.engines.options import Options
-from llamalab.errors import ConfigError, EngineError
+from llamalab.errors import ConfigError
 from llamalab.native.build import library
 
 Kernels: TypeAlias = Literal["repacked", "plain", "llamalab"]
@@ -42,13 +41,12 @@ _FLAGS = ("-fopenmp",)
 _OBJECT_BYTES = 32  # of ggml's header before each tensor
 _OPERATIONS = 80  # of ggml, at least so many
 _GENERATED_ROWS = 4  # a context that generates multiplies so many by ours, fewer by llama.cpp's
-_offering = threading.Lock()
 
 
 def kernels_for(header: Header, options: Options, *, scoring: bool) -> Kernels:
     """As the options say, or as is faster for generation or for scoring.
 
-    It looks at the file and the machine only, never at the clock, so that scores are the same tomorrow.
+    It looks at the file, the processor and whether there is a compiler, not at the clock: scores are the same tomorrow.
 
     Raises:
         ConfigError: the options ask for kernels that cannot be had here.
@@ -89,18 +87,17 @@ def offered(kernels: Kernels, *, generating: bool = False) -> Iterator[None]:
     A context keeps the devices that it found when it was made. One that writes token after token multiplies few rows by
     llama.cpp's kernels in any case; elsewhere a row has the same bits however many stand beside it.
     """
-    with _offering:
+    with registry:
         device = _device() if kernels == "llamalab" else None
-        if device is not None:
-            device.take_from(_GENERATED_ROWS if generating else 1)
-        registry = None if device is None else _ggml("ggml_backend_load", ctypes.c_void_p, ctypes.c_char_p)(device.file)
-        if device is not None and not registry:
-            raise EngineError(f"llama.cpp refused {os.fsdecode(device.file)}; kernels='plain' does without it.")
+        if device is None:
+            yield
+            return
+        device.take_from(_GENERATED_ROWS if generating else 1)
+        entry = device.enter()
         try:
             yield
         finally:
-            if registry:
-                _ggml("ggml_backend_unload", None, ctypes.c_void_p)(registry)
+            device.leave(entry)
 
 
 class _Device:
@@ -121,6 +118,23 @@ class _Device:
         configure.argtypes, configure.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int], None
         cpu_memory = _ggml("ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
         configure(cpu_memory, ctypes.cast(api._lib["ggml_backend_buft_is_host"], ctypes.c_void_p), _multiplication())
+        with registry:
+            self.leave(self.enter())
+
+    def enter(self) -> int:
+        """Put it on ggml's list.
+
+        Raises:
+            OSError: ggml refuses it, for it is made for another version.
+        """
+        entry = _ggml("ggml_backend_load", ctypes.c_void_p, ctypes.c_char_p)(self.file)
+        if not entry:
+            raise OSError(f"llama.cpp refused {os.fsdecode(self.file)}")
+        return int(entry)
+
+    def leave(self, entry: int) -> None:
+        """Take it off; contexts that have it keep it."""
+        _ggml("ggml_backend_unload", None, ctypes.c_void_p)(entry)
 
 
 @cache

@@ -215,7 +215,8 @@ class LlamaCppEngine:
         if kernels == self._model.kernels:
             return self._model
         if self._scored is None:
-            self._weights.check_unchanged()
+            self._model.check_unchanged()
+            _check_copy(self._weights.path, self.options)
             self._scored = AdaptedModel(self._weights.path, self._weights.header, self.options, kernels)
         return self._scored
 
@@ -336,6 +337,18 @@ def _check_memory(path: Path, header: Header, options: Options, n_ctx: int, n_se
         raise OutOfMemory(
             f"{path.name} needs {_gib(cache + weights)} of memory ({', '.join(parts)}) and {_gib(available)} are free. "
             "Use a smaller n_ctx or n_seq, a cache of type_k='q8_0' and type_v='q8_0', or a smaller model."
+        )
+
+
+def _check_copy(path: Path, options: Options) -> None:
+    """Refuse to read the weights a second time, in the form that scores want, where they do not fit."""
+    available = machine.available_memory()
+    size = weight_bytes(path) if options.load_mode in ("read", "mlock") and not on_gpu(options) else 0
+    if available is not None and size > available:
+        raise OutOfMemory(
+            f"Scores take the weights of {path.name} as they lie in the file, beside those that texts are written "
+            f"with, and need {_gib(size)} more; {_gib(available)} are free. Open an engine for scores alone (n_seq=0), "
+            "map the file (load_mode='mmap'), or score with kernels='repacked'."
         )
 
 

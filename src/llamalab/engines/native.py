@@ -51,6 +51,7 @@ __all__ = [
     "log",
     "logits_address",
     "native_reason",
+    "registry",
     "sample",
     "set_adapters",
 ]
@@ -121,6 +122,12 @@ _CONTINUED = 5
 _RECENT = 40
 _SOON = 0.01  # seconds
 _FUNCTION_NAMES = re.compile(r"^(?:\w+: |error loading model: )+")
+
+registry = threading.RLock()
+"""Held while ggml's list of devices is read (models, contexts and adapters are loaded, GPUs asked for) or changed.
+
+One lock also for what is loaded: an engine may be closed by the collector in the middle of a call that holds it.
+"""
 
 _recent: deque[str] = deque(maxlen=_RECENT)
 _listeners: list[list[str]] = []

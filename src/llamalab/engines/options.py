@@ -158,5 +158,5 @@ def _adapters(value: Any) -> tuple[tuple[Path, float], ...]:
         path, scale = item if isinstance(item, tuple) and len(item) == 2 else (item, 1.0)
         if not isinstance(path, str | os.PathLike) or not isinstance(scale, int | float):
             raise ConfigError(f"An adapter is a path or (path, scale), not {item!r}.")
-        found.append((Path(path).expanduser(), float(scale)))
+        found.append((Path(path).expanduser().absolute(), float(scale)))
     return tuple(found)

@@ -7,13 +7,14 @@ import os
 import threading
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamalab.checkpoints.split import model_parts
 from llamalab.engines.gguf_header import Header, read_header
-from llamalab.engines.native import api, forget_errors, native_reason
+from llamalab.engines.native import api, forget_errors, native_reason, registry
 from llamalab.engines.options import Options
 from llamalab.engines.vocabulary import Vocabulary
 from llamalab.errors import ConfigError, ModelFileError, OutOfMemory
@@ -28,7 +29,6 @@ _LOAD_MODES = {
     "mlock": api.LLAMA_LOAD_MODE_MMAP_MLOCK,
 }
 _loaded: dict[tuple[object, ...], Weights] = {}
-_lock = threading.RLock()
 
 
 class Weights:
@@ -80,7 +80,7 @@ class Weights:
         Raises:
             ModelFileError: another file lies there now.
         """
-        if _state(self.path) != self._key[:3]:
+        if file_states(model_parts(self.path)) != self._key[0]:
             raise ModelFileError(
                 f"{self.path} was replaced after this engine had loaded it: its scores would be of another model. "
                 "Open the engine again."
@@ -88,7 +88,7 @@ class Weights:
 
     def release(self) -> None:
         """Give this use back; the last one frees the memory."""
-        with _lock:
+        with registry:
             self.users -= 1
             if self.users == 0:
                 del _loaded[self._key]
@@ -106,8 +106,8 @@ def open_weights(path: Path, header: Header, options: Options, *, repack: bool =
     """
     path = model_parts(path.resolve())[0]
     load = (options.n_gpu_layers, options.tensor_split, options.main_gpu, options.load_mode, options.vocab_only, repack)
-    key = (*_state(path), *load)
-    with _lock:
+    key = (file_states(model_parts(path)), *load)
+    with registry:
         weights = _loaded.get(key)
         if weights is None:
             weights = _loaded[key] = Weights(key, path, header, _load(path, header, options, repack))
@@ -115,10 +115,10 @@ def open_weights(path: Path, header: Header, options: Options, *, repack: bool =
         return weights
 
 
-def _state(path: Path) -> tuple[Path, int, int]:
-    """What is another where the file is another."""
-    stat = path.stat()
-    return path, stat.st_size, stat.st_mtime_ns
+def file_states(paths: Sequence[Path]) -> tuple[tuple[Path, int, int], ...]:
+    """What is another where a file is another."""
+    found = [(path, path.stat()) for path in paths]
+    return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in found)
 
 
 def checked_header(path: Path, *, vocab_only: bool) -> Header:

@@ -5,11 +5,13 @@ Dimension key: B rows, K inputs, N outputs, n some of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 import jaxlib.version
+import numpy as np
 from jax import Array
 
 from llamalab.native.build import load_library
@@ -31,16 +33,19 @@ def available() -> bool:
     return jax.default_backend() == "cpu" and jax.device_count() == 1 and _registered()
 
 
+@jax.custom_vjp
 def int8_rows(x_BK: Array, weight_NK: Array, scale_N: Array) -> Array:
     """A few rows times the transpose of an int8 matrix, output n times `scale_N[n]`: (B, N). All in float32."""
     return _call("int8_rows", (x_BK.shape[0], weight_NK.shape[0]), x_BK, weight_NK, scale_N)
 
 
+@jax.custom_vjp
 def bfloat16_rows(x_BK: Array, weight_NK: Array) -> Array:
     """A few rows times the transpose of a bfloat16 matrix: (B, N). All in float32."""
     return _call("bfloat16_rows", (x_BK.shape[0], weight_NK.shape[0]), x_BK, weight_NK)
 
 
+@jax.custom_vjp
 def widened_product(x_BK: Array, weight_NK: Array) -> Array:
     """Many rows times the transpose of an int8 or bfloat16 matrix, as of one in float32: (B, N).
 
@@ -65,6 +70,7 @@ def widened_product(x_BK: Array, weight_NK: Array) -> Array:
     return jax.lax.fori_loop(0, count, piece, y_BN) if count > 1 else piece(0, y_BN)
 
 
+@jax.custom_vjp
 def widened_rows(matrix_ND: Array, rows: Array) -> Array:
     """These rows of a bfloat16 matrix, (..., D) float32; a number below 0 or too large is that of the nearest row."""
     return _call("take_bfloat16", (*rows.shape, matrix_ND.shape[1]), matrix_ND, rows.astype(jnp.int32))
@@ -72,8 +78,40 @@ def widened_rows(matrix_ND: Array, rows: Array) -> Array:
 
 def _call(name: str, shape: tuple[int, ...], *arguments: Array) -> Array:
     result = jax.ShapeDtypeStruct(shape, jnp.float32)  # type: ignore[no-untyped-call]
-    product: Array = jax.ffi.ffi_call(f"llamalab_{name}", result)(*arguments)
+    product: Array = jax.ffi.ffi_call(f"llamalab_{name}", result, vmap_method="sequential")(*arguments)
     return product
+
+
+def _kept(function: Callable[..., Array]) -> Callable[..., tuple[Array, tuple[Array, ...]]]:
+    """The forward pass of a gradient: everything that went in is kept."""
+    return lambda *arguments: (function.__wrapped__(*arguments), arguments)  # type: ignore[attr-defined]
+
+
+def _of_product(kept: tuple[Array, Array], g_BN: Array) -> tuple[Array, Array | np.ndarray]:
+    """What a change of y means for x and for the matrix; whole numbers have no gradient."""
+    x_BK, weight_NK = kept
+    of_x_BK = (g_BN @ weight_NK.astype(jnp.float32)).astype(x_BK.dtype)
+    if weight_NK.dtype == jnp.int8:
+        return of_x_BK, np.zeros(weight_NK.shape, jax.dtypes.float0)
+    return of_x_BK, jnp.einsum("bn,bk->nk", g_BN, x_BK).astype(weight_NK.dtype)
+
+
+def _of_int8_rows(kept: tuple[Array, Array, Array], g_BN: Array) -> tuple[Array, Array | np.ndarray, Array]:
+    x_BK, weight_NK, scale_N = kept
+    of_x_BK, of_weight_NK = _of_product((x_BK, weight_NK), g_BN * scale_N)
+    return of_x_BK, of_weight_NK, jnp.sum(g_BN * (x_BK @ weight_NK.astype(jnp.float32).T), axis=0)
+
+
+def _of_rows(kept: tuple[Array, Array], g: Array) -> tuple[Array, np.ndarray]:
+    matrix_ND, rows = kept
+    of_matrix_ND = jnp.zeros(matrix_ND.shape, jnp.float32).at[rows].add(g).astype(matrix_ND.dtype)
+    return of_matrix_ND, np.zeros(rows.shape, jax.dtypes.float0)
+
+
+int8_rows.defvjp(_kept(int8_rows), _of_int8_rows)
+bfloat16_rows.defvjp(_kept(bfloat16_rows), _of_product)
+widened_product.defvjp(_kept(widened_product), _of_product)
+widened_rows.defvjp(_kept(widened_rows), _of_rows)
 
 
 @cache

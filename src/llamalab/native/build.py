@@ -12,10 +12,12 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from llamalab.checkpoints.folders import cache_folder
@@ -42,19 +44,19 @@ def library(source: str, *, flags: Sequence[str] = (), version: str = "") -> Pat
         version: of what is included from elsewhere.
 
     Returns:
-        None where there is no compiler (`$CXX`, c++, g++, clang++), where it refuses, on Windows, and where the
-        environment says `LLAMALAB_NATIVE=0`.
+        None where there is no compiler (`$CXX`, c++, g++, clang++), where it refuses (with a warning in the log), on
+        Windows, and where the environment says `LLAMALAB_NATIVE=0`.
     """
     said = os.environ.get("LLAMALAB_NATIVE", "")
     if said == "0" or sys.platform == "win32":
         return None
-    compiler = _compiler()
-    if compiler is None:
-        _log.debug("There is no C++ compiler: %s.cc is not used.", source)
-        return None
     file = _SOURCES / f"{source}.cc"
-    command = [*compiler, *FLAGS, *flags]
     try:
+        compiler = _compiler()
+        if compiler is None:
+            _log.debug("There is no C++ compiler: %s.cc is not used.", source)
+            return None
+        command = [*compiler, *FLAGS, *flags]
         # The macros that a compiler defines say its version and every instruction set it may use.
         macros = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
         headers = [header.read_bytes() for header in sorted(_SOURCES.glob("*.h"))]
@@ -63,8 +65,9 @@ def library(source: str, *, flags: Sequence[str] = (), version: str = "") -> Pat
         made = _folder(said) / f"{source}-{digest[:32]}.so"
         if not made.exists():
             _compile([*command, str(file)], made)
-    except (OSError, subprocess.SubprocessError) as error:
-        _log.debug("%s.cc cannot be compiled: %s", source, _reason(error))
+    except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
+        # Not to be passed over in silence: what is computed by other means has other last bits.
+        _log.warning("%s.cc cannot be compiled and is done without: %s", source, _reason(error))
         return None
     return made
 
@@ -73,7 +76,10 @@ def compiler() -> str | None:
     """The C++ compiler that `library` takes; None where it would compile nothing."""
     if os.environ.get("LLAMALAB_NATIVE") == "0" or sys.platform == "win32":
         return None
-    command = _compiler()
+    try:
+        command = _compiler()
+    except ValueError:  # a quote in $CXX that nothing closes
+        return None
     return None if command is None else shlex.join(command)
 
 
@@ -85,7 +91,7 @@ def load_library(source: str, *, flags: Sequence[str] = (), version: str = "") -
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
-        _log.debug("%s cannot be loaded: %s", path, error)
+        _log.warning("%s cannot be loaded and is done without: %s. Remove it, and it is compiled anew.", path, error)
         return None
 
 
@@ -110,18 +116,30 @@ def _compile(command: list[str], made: Path) -> None:
     """Run `command` into `made`: whole or not at all, and not twice at the same time."""
     from filelock import FileLock
 
-    with FileLock(made.with_suffix(".lock")):
+    with FileLock(made.with_suffix(".lock"), timeout=_SECONDS, mode=0o666):
         if made.exists():
             return
         with tempfile.TemporaryDirectory(dir=made.parent) as folder:
             fresh = Path(folder) / made.name
             _run([*command, "-o", str(fresh)])
+            with fresh.open("rb") as written:
+                os.fsync(written.fileno())
             fresh.replace(made)
 
 
 def _run(command: list[str]) -> bytes:
-    done = subprocess.run(command, capture_output=True, check=True, timeout=_SECONDS, stdin=subprocess.DEVNULL)
-    return done.stdout
+    """What a command writes; one that takes too long is ended with all that it started."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, start_new_session=True) as process:  # type: ignore[call-overload]
+        try:
+            out, err = process.communicate(timeout=_SECONDS)
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, out, err)
+    return bytes(out)
 
 
 def _reason(error: Exception) -> str:

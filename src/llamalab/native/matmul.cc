@@ -97,7 +97,7 @@ struct Registry {
   void* context;
 };
 
-constexpr int API_VERSION = 2, ACCELERATOR = 3, SUCCESS = 0, F32 = 0, COMPUTED = 16;
+constexpr int API_VERSION = 2, ACCELERATOR = 3, SUCCESS = 0, NO_MEMORY = -2, F32 = 0, COMPUTED = 16;
 
 // What ggml itself says, see `llamalab_configure`.
 struct {
@@ -156,7 +156,7 @@ void multiply_floats(const Tensor* w, const Tensor* x, const Tensor* y, int thre
   product::float_kernel_of(w->type)(whole, threads);
 }
 
-int compute(Backend* backend, Graph* graph) {
+int compute(Backend* backend, Graph* graph) try {
   Work& work = *static_cast<Work*>(backend->context);
   for (int i = 0; i < graph->n_nodes; i++) {
     const Tensor* y = graph->nodes[i];
@@ -169,6 +169,8 @@ int compute(Backend* backend, Graph* graph) {
       multiply_floats(w, x, y, work.threads);
   }
   return SUCCESS;
+} catch (const std::bad_alloc&) {
+  return NO_MEMORY;
 }
 
 void free_backend(Backend* backend) {

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "formats.h"
 
@@ -31,6 +32,7 @@ class Room {
  public:
   T* of(size_t count) {
     if (count > count_) {
+      count_ = 0;
       memory_.reset(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)));
       if (!memory_) throw std::bad_alloc();
       count_ = count;
@@ -61,15 +63,16 @@ struct Panel {
   float* minima;   // [K / SUB, WIDE]
 };
 
+struct PanelScratch {
+  Room<uint8_t> bytes;
+  Room<float> scales, minima;
+};
+
 struct Scratch {
   Room<int8_t> numbers;
   Room<float> scales, sums;
   Room<int32_t> offsets;
-};
-
-struct PanelScratch {
-  Room<uint8_t> bytes;
-  Room<float> scales, minima;
+  std::vector<PanelScratch> panels;  // of each thread
 };
 
 template <class Format>
@@ -88,11 +91,11 @@ void round_row(const float* x, int64_t K, const Rows& to, int64_t row) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers + STEP * b), _mm512_cvtepi32_epi8(first));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers + STEP * b + LANES), _mm512_cvtepi32_epi8(second));
     to.scales[row * (K / STEP) + b] = scale;
-    const int sums[2] = {_mm512_reduce_add_epi32(first), _mm512_reduce_add_epi32(second)};
+    const int64_t sums[2] = {_mm512_reduce_add_epi32(first), _mm512_reduce_add_epi32(second)};
     for (int h = 0; h < PER; h++) {
-      const int sum = PER == 2 ? sums[h] : sums[0] + sums[1];
+      const int64_t sum = PER == 2 ? sums[h] : sums[0] + sums[1];
       const int64_t at = row * (K / Format::SUB) + b * PER + h;
-      if (Format::OFFSET) to.offsets[at] = -Format::OFFSET * sum;
+      if (Format::OFFSET) to.offsets[at] = static_cast<int32_t>(-Format::OFFSET * sum);
       if (Format::MINIMUM) to.sums[at] = scale * static_cast<float>(sum);
     }
   }
@@ -220,12 +223,17 @@ void multiply(const uint8_t* w, const float* x, float* y, int64_t N, int64_t K, 
   const int64_t tall = (M + HIGH - 1) / HIGH * HIGH, subs = K / Format::SUB;
   const Rows rows{scratch.numbers.of(tall * K), scratch.scales.of(tall * (K / STEP)), scratch.offsets.of(tall * subs),
                   scratch.sums.of(tall * subs)};
+  if (scratch.panels.size() < static_cast<size_t>(threads)) scratch.panels.resize(threads);
+  std::vector<Panel> panels;  // all of it before the threads begin: none of them may fail
+  for (int i = 0; i < threads; i++) {
+    PanelScratch& each = scratch.panels[i];
+    panels.push_back({each.bytes.of(WIDE * K), each.scales.of(WIDE * subs), each.minima.of(WIDE * subs)});
+  }
 #pragma omp parallel num_threads(threads)
   {
+    const Panel& panel = panels[omp_get_thread_num()];
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < tall; row++) round_row<Format>(x + (row < M ? row : M - 1) * K, K, rows, row);
-    thread_local PanelScratch mine;
-    const Panel panel{mine.bytes.of(WIDE * K), mine.scales.of(WIDE * subs), mine.minima.of(WIDE * subs)};
 #pragma omp for schedule(dynamic, 1)
     for (int64_t first = 0; first < N; first += WIDE) {
       unpack<Format>(w, first, N, K, panel);

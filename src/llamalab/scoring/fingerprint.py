@@ -230,13 +230,16 @@ def _ggml_devices() -> list[str]:
 
     from llama_cpp import _ggml
 
+    from llamalab.engines.native import registry
+
     library: Any = _ggml.libggml
     library.ggml_backend_dev_count.restype = ctypes.c_size_t
     library.ggml_backend_dev_get.restype = ctypes.c_void_p
     library.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
     library.ggml_backend_dev_description.restype = ctypes.c_char_p
     library.ggml_backend_dev_description.argtypes = [ctypes.c_void_p]
-    devices = [library.ggml_backend_dev_get(number) for number in range(library.ggml_backend_dev_count())]
+    with registry:
+        devices = [library.ggml_backend_dev_get(number) for number in range(library.ggml_backend_dev_count())]
     return [(library.ggml_backend_dev_description(device) or b"").decode("utf-8", "replace") for device in devices]
 
 
