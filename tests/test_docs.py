@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 LANGUAGES = {"bash", "console", "python"}
 FENCE = re.compile(r"(<!-- not run: .+? -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SLOW = {"how-fast.md", "verify.md", "will-it-fit.md"}
 INSTALLS = "make demo\n"
 """The one command of the README that is not run here: it would install the project once more."""
 
@@ -61,7 +62,16 @@ def check_console(block: Block, folder: Path) -> None:
         assert re.fullmatch(pattern, shell(command, folder).strip()), f"{block.page}:{block.line}: {command}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def runnable() -> list[object]:
+    """The pages with commands or code; those that take half a minute each are left to `make test-all`."""
+    return [
+        pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in SLOW else [])
+        for page in PAGES
+        if blocks(page)
+    ]
+
+
+@pytest.mark.parametrize("page", runnable())
 def test_commands_and_code_run(page: Path, tmp_path: Path) -> None:
     """In the order of the page, in one folder; Python blocks of a page share their names."""
     python = []

@@ -117,7 +117,8 @@ try:
     LlamaCppEngine(sys.argv[1], n_threads=1).close()
     if CtrlC.left > 0:
         native.api.llama_log_callback(interrupted)(2, b"", None)
-    time.sleep(20)
+    for _ in range(2000):
+        time.sleep(0.01)
 except KeyboardInterrupt:
     sys.exit(130)
 """

@@ -55,10 +55,12 @@ def test_a_wrong_value_is_named_with_what_it_may_be(options: dict[str, object], 
 
 
 def test_one_adapter_may_be_given_alone_or_with_a_scale():
-    assert parse_options({"adapters": "a.gguf"}).adapters == ((Path("a.gguf"), 1.0),)
+    """They stay where they are when the process goes to another folder."""
+    here = Path.cwd()
+    assert parse_options({"adapters": "a.gguf"}).adapters == ((here / "a.gguf", 1.0),)
     assert parse_options({"adapters": ["a.gguf", ("b.gguf", 0.5)]}).adapters == (
-        (Path("a.gguf"), 1.0),
-        (Path("b.gguf"), 0.5),
+        (here / "a.gguf", 1.0),
+        (here / "b.gguf", 0.5),
     )
 
 

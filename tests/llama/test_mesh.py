@@ -20,6 +20,7 @@ from tests.llama.four_devices import BATCH, CONFIG, LENGTH, MESHES
 from tests.llama.random_weights import random_weights
 
 ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.xdist_group("four devices")  # one process of that kind for all
 TENSOR = {"tensor=4": 4, "data=2,tensor=2": 2}
 
 
